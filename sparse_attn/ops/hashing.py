@@ -1,0 +1,40 @@
+"""Spherical locality-sensitive hashing (Mei et al., CVPR 2021, Eq. 7-8; Andoni et al., NeurIPS 2015).
+
+A token's bucket is the vertex of a randomly rotated cross-polytope nearest to it: with x' = x R, the largest entry of
+[x', -x']. Only the direction matters, so tokens need no normalising.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MAX_BUCKETS = 128
+
+
+def bucket_count(tokens: int, bucket_size: int) -> int:
+    """m, the number of hash buckets: N // k made even, at least 2, at most 128."""
+    return max(2, min(tokens // bucket_size + (tokens // bucket_size) % 2, MAX_BUCKETS))
+
+
+def hash_codes(x: Tensor, rotations: Tensor) -> Tensor:
+    """The bucket of every token in every round.
+
+    Runs in float32 (float64 for float64 tokens) also under autocast: in bf16 one code in fifty is an exact tie.
+
+    Args:
+        x: (B, N, D) tokens.
+        rotations: (D, R, m // 2) Gaussian matrices, one a round.
+
+    Returns:
+        (B, R, N) int64 codes in [0, m); ties go to the lowest index.
+    """
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    with torch.autocast(x.device.type, enabled=False):
+        rotated = torch.einsum("bnd,drf->brnf", x.detach().to(dtype), rotations.to(dtype))
+        return torch.cat([rotated, -rotated], dim=-1).argmax(dim=-1)
+
+
+def sort_by_code(codes: Tensor) -> Tensor:
+    """(B, R, N) codes -> (B, R, N) tokens in order of code; equal codes keep the order of place (stable)."""
+    return codes.sort(dim=-1, stable=True).indices
