@@ -1,0 +1,72 @@
+"""A row of blocks with attention slots between them: what every backbone's body is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from sparse_attn.attention import create_attention
+from sparse_attn.errors import ConfigError
+
+AttentionSpec = str | type[nn.Module] | Callable[..., nn.Module] | None
+
+
+class SlottedBody(nn.Module):
+    """Blocks in a row, with an attention block at chosen positions.
+
+    Position p is after p blocks: 0 is before the first block, `len(blocks)` after the last.
+
+    Args:
+        blocks: modules that keep (B, C, H, W).
+        channels: C.
+        attention: a registered name, or anything called as `attention(channels, **attention_kwargs)` that returns a
+            module; None leaves every slot empty.
+        attention_at: the positions.
+        attention_kwargs: passed to each attention.
+
+    Raises:
+        ConfigError: a position that is out of range or named twice.
+    """
+
+    def __init__(
+        self,
+        blocks: Iterable[nn.Module],
+        channels: int,
+        *,
+        attention: AttentionSpec = None,
+        attention_at: Sequence[int] = (),
+        attention_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.attention = nn.ModuleDict()
+        positions = sorted(attention_at)
+        if len(set(positions)) != len(positions) or any(not 0 <= p <= len(self.blocks) for p in positions):
+            raise ConfigError(
+                "bad attention_at",
+                expected=f"distinct positions from 0 to {len(self.blocks)}",
+                got=list(attention_at),
+                remedy="position p puts an attention after p blocks",
+            )
+        if attention is None:
+            return
+        for position in positions:
+            make = dict(attention_kwargs or {})
+            module = (
+                create_attention(attention, channels, **make)
+                if isinstance(attention, str)
+                else attention(channels, **make)
+            )
+            self.attention[str(position)] = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, H, W)."""
+        slots = dict(self.attention.items())
+        for position in range(len(self.blocks) + 1):
+            if str(position) in slots:
+                x = slots[str(position)](x)
+            if position < len(self.blocks):
+                x = self.blocks[position](x)
+        return x
