@@ -1,0 +1,48 @@
+"""Luminance PSNR on a folder of HR images, LR made by the package's own bicubic."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from sparse_attn.data import iter_images
+from sparse_attn.errors import DataError
+from sparse_attn.imaging import psnr, resize, rgb_to_y
+
+
+class ValidationSet:
+    """Decoded once, measured often.
+
+    Args:
+        folder: HR images.
+        scale: s; images are cropped to multiples of it.
+    """
+
+    def __init__(self, folder: Path, scale: int) -> None:
+        self.scale = scale
+        self.pairs: list[tuple[NDArray[np.generic], NDArray[np.generic]]] = []
+        for _, image in iter_images(folder):
+            height, width = (side - side % scale for side in image.shape[:2])
+            hr = image[:height, :width]
+            self.pairs.append((resize(hr, 1 / scale), hr))
+        if not self.pairs:
+            raise DataError(f"no validation images in {folder}", remedy="check data.val")
+
+    @torch.inference_mode()
+    def measure(self, model: nn.Module, *, device: torch.device, bf16: bool, images: int | None = None) -> float:
+        """Mean PSNR of Y, dB, border = scale, over the first `images` (all if None)."""
+        training = model.training
+        model.eval()
+        values = []
+        for lr, hr in self.pairs[:images]:
+            x = torch.from_numpy(np.ascontiguousarray(lr)).to(device).permute(2, 0, 1)[None].float() / 255.0
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                out = model(x.to(memory_format=torch.channels_last))
+            sr = (out[0].float().clamp(0, 1) * 255.0 + 0.5).floor().permute(1, 2, 0).cpu().numpy()
+            values.append(psnr(rgb_to_y(sr), rgb_to_y(hr), border=self.scale))
+        model.train(training)
+        return float(np.mean(values))
