@@ -104,7 +104,7 @@ class NonLocalSparseAttention(Attention2d):
         """(D, R, m // 2): those injected by `use_rotations`, else drawn by `seed` and `rehash`."""
         shape = (width, self.rounds, half)
         if self.injected is None:
-            draw = self.draw(self.rehash)
+            draw = self.draw.take(self.rehash)
             return random_normal(shape, seed=self.seed, draw=draw, device=like.device)
         if self.injected.shape != shape:
             raise ConfigError(

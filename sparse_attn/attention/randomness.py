@@ -29,7 +29,7 @@ class DrawCounter(nn.Module):
         super().__init__()
         self.register_buffer("count", torch.zeros((), dtype=torch.int64), persistent=False)
 
-    def forward(self, rehash: str) -> Tensor | int:
+    def take(self, rehash: str) -> Tensor | int:
         """The number of the draw to use now: fresh in training with `train`, on each call with `always`, else 0."""
         if rehash == "always" or (rehash == "train" and self.training):
             self.count += 1

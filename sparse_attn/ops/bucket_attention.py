@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sparse_attn.ops.backends import check_backend, eager
-from sparse_attn.ops.grouping import Buckets, Groups
+from sparse_attn.ops.backends import run
+from sparse_attn.ops.grouping import Groups
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, groups: Groups, *, backend: str = "auto") -> Tensor:
@@ -18,7 +18,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, groups: Groups, *, backend: str = "a
         k: (B, N, D) keys.
         v: (B, N, C) values.
         groups: who may attend to whom.
-        backend: `auto` or `eager`.
+        backend: `auto`, `blocked` or `eager`, see `sparse_attn.ops.backends`.
 
     Returns:
         (B, N, C), of the values' dtype.
@@ -26,7 +26,4 @@ def attend(q: Tensor, k: Tensor, v: Tensor, groups: Groups, *, backend: str = "a
     Raises:
         UnknownNameError: no such backend.
     """
-    check_backend(backend)
-    if isinstance(groups, Buckets):
-        return eager.attend_buckets(q, k, v, groups)
-    return eager.attend_key_lists(q, k, v, groups.index)
+    return run(q, k, v, groups, backend)
