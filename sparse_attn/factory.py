@@ -1,0 +1,194 @@
+"""Models by name: what there is, how it is configured, and building it with the right weights."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sparse_attn.attention import attentions
+from sparse_attn.backbones import AttentionSpec, ModelEntry, models, register_model
+from sparse_attn.errors import ConfigError, WeightsError
+from sparse_attn.weights import find_pretrained, list_pretrained, load_checkpoint, read_config, read_weights
+
+__all__ = ["create_model", "is_model", "list_models", "model_config", "register_model"]
+
+
+class _Own(Enum):
+    """The default of arguments for which None means something else."""
+
+    OWN = "the model's own"
+
+    def __repr__(self) -> str:
+        return f"<{self.value}>"
+
+
+OWN = _Own.OWN
+
+
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    *,
+    checkpoint: str | Path | Mapping[str, Tensor] | None = None,
+    attention: AttentionSpec | _Own = OWN,
+    attention_at: Sequence[int] | _Own = OWN,
+    attention_kwargs: Mapping[str, Any] | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **config: Any,
+) -> nn.Module:
+    """Builds a registered model, in training mode.
+
+    Args:
+        name: one of `list_models()`.
+        pretrained: load the weights of the zoo; they fit any attention that has the same parameters as the model's own.
+        checkpoint: other weights to load: a file, a folder or a state dict, in any layout `load_checkpoint` knows.
+        attention: a registered name, a class or factory, or None to leave every slot empty.
+        attention_at: slot positions; the model's own, or where it has none those of NLSN: before the first block and
+            after every eighth (of RCAN's groups, every fifth).
+        attention_kwargs: settings of the attention, merged over the model's own. Where `attention` is another one, only
+            those of the model's own settings are kept that it takes too.
+        device: where the model is built; `meta` allocates nothing.
+        dtype: floating-point dtype of parameters and buffers.
+        config: other arguments of the model's builder, see `model_config(name)`.
+
+    Raises:
+        UnknownNameError: no such model, attention or argument; the message lists close matches.
+        ConfigError: arguments that exclude each other or do not fit.
+        WeightsError: no weights to be had, or they do not fit the overridden model.
+    """
+    entry = models.get(name)
+    if pretrained and checkpoint is not None:
+        raise ConfigError(
+            "pretrained and checkpoint exclude each other", got="both", remedy="pass one: both are weights to load"
+        )
+    _check_dtype(dtype)
+    folder = find_pretrained(name, entry.hub_id) if pretrained else None
+    own = entry.full_config(**(_trained_config(folder, name) if folder else {}))
+    overrides = {**config, **_slots({**own, **config}, attention, attention_at, attention_kwargs)}
+    model = _build(entry, {**own, **overrides}, device, dtype)
+    if folder is not None:
+        _load_pretrained(model, folder, name, overrides)
+    elif checkpoint is not None:
+        load_checkpoint(model, checkpoint)
+    return model
+
+
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """The sorted names that match a shell wildcard; with `pretrained` those whose weights are on this machine."""
+    names = models.names(pattern)
+    return sorted(set(names) & set(list_pretrained())) if pretrained else names
+
+
+def is_model(name: str) -> bool:
+    """Whether `create_model` knows the name."""
+    return name in models
+
+
+def model_config(name: str) -> dict[str, Any]:
+    """Every argument of the model's builder with its value, JSON-able; a class is given as `module:name`.
+
+    Raises:
+        UnknownNameError: no such model.
+    """
+
+    def plain(value: object) -> object:
+        if isinstance(value, Mapping):
+            return dict(value)
+        return (
+            f"{value.__module__}:{value.__qualname__}"
+            if inspect.isroutine(value) or inspect.isclass(value)
+            else repr(value)
+        )
+
+    config: dict[str, Any] = json.loads(json.dumps(models.get(name).full_config(), default=plain))
+    return config
+
+
+def _trained_config(folder: Path, name: str) -> dict[str, Any]:
+    """The configuration its weights were trained with, which may be newer than the registered one."""
+    recorded = read_config(folder)
+    if recorded.get("model") != name or not isinstance(recorded.get("config"), dict):
+        raise WeightsError(
+            f"{folder} does not hold {name}", expected=f"config.json with model {name!r}", got=recorded.get("model")
+        )
+    return dict(recorded["config"])
+
+
+def _slots(
+    own: Mapping[str, Any],
+    attention: AttentionSpec | _Own,
+    places: Sequence[int] | _Own,
+    settings: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The builder's arguments for the slots that differ from the model's own."""
+    changed: dict[str, Any] = {}
+    before = own.get("attention")
+    after = before if attention is OWN else attention
+    if attention is not OWN:
+        changed["attention"] = attention
+    if places is not OWN:
+        changed["attention_at"] = places
+    if after is None:
+        if attention is OWN and (settings or changed.get("attention_at")):
+            raise ConfigError(
+                "attention_at or attention_kwargs without an attention", got="none", remedy="pass attention= too"
+            )
+        return changed
+    if places is OWN and not own.get("attention_at", OWN):
+        changed["attention_at"] = _usual_places(own)
+    kept = dict(own.get("attention_kwargs") or {})
+    if after != before:
+        takes = inspect.signature(attentions.get(after) if isinstance(after, str) else after).parameters
+        kept = {key: value for key, value in kept.items() if key in takes}
+    if after != before or settings:
+        changed["attention_kwargs"] = {**kept, **(settings or {})}
+    return changed
+
+
+def _usual_places(config: Mapping[str, Any]) -> list[int]:
+    if "n_resgroups" in config:
+        return list(range(0, config["n_resgroups"] + 1, 5))
+    return list(range(0, config.get("n_resblocks", 0) + 1, 8))
+
+
+def _build(
+    entry: ModelEntry, config: Mapping[str, Any], device: torch.device | str | None, dtype: torch.dtype | None
+) -> nn.Module:
+    try:
+        place = torch.device("cpu" if device is None else device)
+    except RuntimeError as error:
+        raise ConfigError("bad device", got=repr(device), remedy="pass cpu, cuda or meta") from error
+    # Initial weights are drawn on the CPU, so that a seed gives the same ones for every device.
+    with torch.device("meta" if place.type == "meta" else "cpu"):
+        model = entry.build(**config)
+    try:
+        return model.to(device=place, dtype=dtype)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"cannot use device {place}", got=str(error).split("\n")[0]) from error
+
+
+def _check_dtype(dtype: torch.dtype | None) -> None:
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise ConfigError("bad dtype", expected="a floating-point torch.dtype", got=repr(dtype))
+
+
+def _load_pretrained(model: nn.Module, folder: Path, name: str, overrides: Mapping[str, Any]) -> None:
+    weights = read_weights(folder)
+    try:
+        load_checkpoint(model, weights)
+    except WeightsError as error:
+        if not overrides:
+            raise
+        raise WeightsError(
+            f"the pretrained weights of {name} do not fit with {', '.join(sorted(overrides))} changed",
+            got=str(error.got),
+            remedy="drop these arguments, or pretrained=True, or use an attention with the same parameters",
+        ) from error

@@ -1,0 +1,188 @@
+"""Weight files to state dicts: safetensors, sharded folders, and what `torch.save` wrote (never unpickled freely)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparse_attn.errors import WeightsError
+
+CONFIG = "config.json"
+SINGLE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+CONTAINERS = ("state_dict", "model", "model_state_dict", "params", "params_ema")
+WRAPPERS = ("module.", "_orig_mod.")
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Reads a state dict, on the CPU, in the dtypes it is stored in.
+
+    Args:
+        path: a `.safetensors` file, a folder in Hub form (`model.safetensors`, or shards and their index), or a file
+            of `torch.save`, zip or older, which is loaded with `weights_only=True`. Files that a `config.json` beside
+            them records are checked against its SHA-256.
+
+    Raises:
+        WeightsError: missing, damaged, not what `config.json` records, or not a state dict.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path)
+    if not path.is_file():
+        raise WeightsError(f"no weights at {path}", remedy="check the path")
+    if path.name.endswith(".index.json"):
+        return _read_shards(path, _recorded_files(path.parent))
+    _verify(path, _recorded_files(path.parent))
+    if path.suffix == ".safetensors":
+        return unwrap(_read_safetensors(path), str(path))
+    try:
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise _unreadable(path, error, "or it holds objects other than tensors, which are never unpickled") from error
+    return unwrap(loaded, str(path))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a folder: `model`, `config` and `files`; empty where there is none.
+
+    Raises:
+        WeightsError: it is not a JSON object.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return {}
+    return _read_json(path)
+
+
+def unwrap(loaded: object, where: str) -> dict[str, Tensor]:
+    """The state dict in `loaded`: itself, or the only one that a usual container key holds; wrapper prefixes go.
+
+    Raises:
+        WeightsError: there is none, or more than one.
+    """
+    if not isinstance(loaded, Mapping):
+        raise WeightsError(f"{where} is not a state dict", expected="names to tensors", got=type(loaded).__name__)
+    if _is_state_dict(loaded):
+        return strip_wrappers(loaded)[1]
+    inner = {key: value for key, value in loaded.items() if _is_state_dict(value)}
+    if len(inner) > 1:
+        raise WeightsError(
+            f"{where} holds several state dicts",
+            got=", ".join(map(str, inner)),
+            remedy="pass the one you want, not the file",
+        )
+    bare = any(isinstance(value, Tensor) for value in loaded.values())
+    for key in CONTAINERS:
+        if key in inner and not bare:
+            return strip_wrappers(inner[key])[1]
+    raise WeightsError(
+        f"{where} is not a state dict",
+        expected=f"names to tensors, alone or under {', '.join(CONTAINERS)}",
+        got=", ".join(f"{key}: {type(value).__name__}" for key, value in list(loaded.items())[:8]) or "nothing",
+        remedy="pass the state dict itself",
+    )
+
+
+def strip_wrappers(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
+    """The prefix that DataParallel or `torch.compile` put before every name, and the state dict without it."""
+    prefix = ""
+    names = list(state)
+    while names and (wrapper := next((w for w in WRAPPERS if all(n.startswith(prefix + w) for n in names)), "")):
+        prefix += wrapper
+    return prefix, {name.removeprefix(prefix): tensor.detach() for name, tensor in state.items()}
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_state_dict(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(k, str) and isinstance(t, Tensor) for k, t in value.items())
+    )
+
+
+def _unreadable(path: Path, error: Exception, otherwise: str = "") -> WeightsError:
+    reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
+    remedy = " ".join(filter(None, ["it is damaged or cut short", otherwise]))
+    return WeightsError(f"cannot read weights {path}", got=reason, remedy=f"{remedy}: get it again")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(loaded, dict):
+        raise WeightsError(f"{path} is not a JSON object", got=type(loaded).__name__, remedy="get it again")
+    return loaded
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _recorded_files(folder: Path) -> dict[str, dict[str, Any]]:
+    files = read_config(folder).get("files", {})
+    if not isinstance(files, dict) or not all(isinstance(f, dict) and "sha256" in f for f in files.values()):
+        raise WeightsError(f"{folder / CONFIG} has bad files", expected="name: {sha256, bytes}", remedy="get it again")
+    return files
+
+
+def _verify(path: Path, recorded: Mapping[str, Mapping[str, Any]]) -> None:
+    if path.name not in recorded:
+        return
+    remedy = f"{path.name} is damaged or of another version: get it and config.json again"
+    wanted, size = recorded[path.name].get("bytes"), path.stat().st_size
+    if wanted is not None and wanted != size:
+        raise WeightsError(f"{path} has the wrong size", expected=f"{wanted} bytes", got=f"{size}", remedy=remedy)
+    got = sha256(path)
+    if got != recorded[path.name]["sha256"]:
+        expected = recorded[path.name]["sha256"]
+        raise WeightsError(f"{path} has the wrong SHA-256", expected=expected, got=got, remedy=remedy)
+
+
+def _read_folder(folder: Path) -> dict[str, Tensor]:
+    recorded = _recorded_files(folder)
+    # What config.json records decides: an interrupted rewrite may have left files of an older form beside it.
+    names = [name for name in (SINGLE, INDEX) if name in recorded] or [SINGLE, INDEX]
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
+        raise WeightsError(f"no weights in {folder}", expected=" or ".join(names), remedy="check the path")
+    if path.name == INDEX:
+        return _read_shards(path, recorded)
+    _verify(path, recorded)
+    return unwrap(_read_safetensors(path), str(path))
+
+
+def _read_shards(index: Path, recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    _verify(index, recorded)
+    where = _read_json(index).get("weight_map")
+    if not isinstance(where, dict) or not all(isinstance(f, str) and Path(f).name == f for f in where.values()):
+        raise WeightsError(f"{index} has a bad weight_map", expected="tensor name: file name", remedy="get it again")
+    state: dict[str, Tensor] = {}
+    for shard in sorted(set(where.values())):
+        path = index.parent / shard
+        if not path.is_file():
+            raise WeightsError(f"shard {shard} of {index} is missing", remedy="get it again")
+        _verify(path, recorded)
+        state.update(_read_safetensors(path))
+    if set(state) != set(where):
+        difference = ", ".join(sorted(set(state) ^ set(where)))
+        raise WeightsError(f"{index} and its shards differ", got=difference, remedy="get them again")
+    return unwrap(state, str(index))
