@@ -1,0 +1,56 @@
+"""Every Python block of the documentation runs, page by page, as a reader would type it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sparse_attn import list_models, write_image
+from sparse_attn.attention import attentions
+from sparse_attn.backbones import models
+from sparse_attn.imaging import Photo
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+NEEDS_WEIGHTS = re.compile(r'create_model\("(\w+)", pretrained=True')
+
+
+def blocks_of(page: Path) -> list[str]:
+    return BLOCK.findall(page.read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def _pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for name, size in {"photo": (19, 23), "original": (34, 38)}.items():
+        write_image(tmp_path / f"{name}.png", Photo(rng.integers(0, 256, (*size, 3), dtype=np.uint8)))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def _own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    for registry in (attentions, models):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+
+
+def test_there_are_blocks() -> None:
+    assert sum(len(blocks_of(page)) for page in PAGES) >= 15
+
+
+@pytest.mark.usefixtures("_pictures", "_own_registries")
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=lambda page: page.name)
+def test_blocks_run(page: Path) -> None:
+    blocks = blocks_of(page)
+    missing = sorted(set(NEEDS_WEIGHTS.findall("\n".join(blocks))) - set(list_models(pretrained=True)))
+    if missing:
+        pytest.skip(f"no weights for {', '.join(missing)} in the zoo")
+    namespace: dict[str, object] = {"__name__": page.stem}
+    for block in blocks:
+        exec(compile(block, f"a block of {page.name}", "exec", dont_inherit=True), namespace)
+    for name, function in list(namespace.items()):
+        if name.startswith("test_") and callable(function):
+            function()
