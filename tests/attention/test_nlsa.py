@@ -155,6 +155,15 @@ def test_window_confines_attention(name: str) -> None:
             torch.testing.assert_close(out[window], alone(x[window]), atol=1e-12, rtol=0)
 
 
+def test_a_bad_pixel_reaches_its_chunk_only() -> None:
+    """9. Nine tokens see the NaN through the embedding; each spoils at most its own chunk of four."""
+    block = make("nlsa", bucket_size=4, neighbors=0, rounds=1).eval()
+    x = torch.randn(1, 6, 23, 29)
+    x[0, :, 11, 13] = torch.nan
+    bad = block(x).isnan().any(dim=1)
+    assert 0 < int(bad.sum()) <= 9 * 4
+
+
 def test_more_rounds_come_nearer_to_dense_attention() -> None:
     torch.manual_seed(0)
     x = torch.randn(1, 6, 23, 29)
