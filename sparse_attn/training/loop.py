@@ -84,6 +84,7 @@ class Trainer:
 
     def _begin_stage(self, weights: dict[str, Tensor] | None) -> None:
         stage = self.recipe.stages[self.stage_index]
+        self.step = 0
         torch.manual_seed(self.recipe.seed)
         self.model = self.entry.build(**{**self.config, **({} if stage.attention else {"attention": None})})
         if weights is not None:
@@ -95,7 +96,6 @@ class Trainer:
         )
         seed = self.recipe.seed * 1000 + self.stage_index
         self.sampler = PatchSampler(self.cache, patch=stage.patch, batch=stage.batch, seed=seed)
-        self.step = 0
 
     def _averaged_weights(self) -> dict[str, Tensor]:
         module: nn.Module = self.average.module
@@ -151,8 +151,9 @@ class Trainer:
 
     def validate(self, images: int | None) -> float:
         """Mean validation PSNR of the averaged weights, dB; logged."""
-        value = self.validation.measure(self.average.module, device=self.device, bf16=self.bf16, images=images)
-        self._log(val_psnr=round(value, 4), val_images=images or len(self.validation.pairs))
+        count = min(images or len(self.validation.pairs), len(self.validation.pairs))
+        value = self.validation.measure(self.average.module, device=self.device, bf16=self.bf16, images=count)
+        self._log(val_psnr=round(value, 4), val_images=count)
         return value
 
     def _run_stage(self) -> None:
