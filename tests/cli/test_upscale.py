@@ -1,0 +1,278 @@
+"""Files, several, folders; nothing overwritten; every bad input one clear line."""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sparse_attn.cli import jobs
+from sparse_attn.factory import create_model
+from sparse_attn.imaging import Photo, read_image
+from sparse_attn.inference import Upscaler, upscale
+from tests.cli.conftest import Command, picture
+
+
+def files(folder: Path) -> set[str]:
+    """Everything below a folder, hidden files too."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+
+
+def huge_png(path: Path) -> None:
+    """A valid header that promises 100,000 x 100,000 pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"x") + chunk(b"IEND", b""))
+
+
+def test_a_file_goes_beside_itself(command: Command, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png")
+    before = source.read_bytes()
+    outcome = command("upscale", "a.png")
+    assert (outcome.code, outcome.errors) == (0, [])
+    assert outcome.out.startswith("a.png -> a_x4.png (13x11 -> 52x44, ")
+    assert files(tmp_path) == {"a.png", "a_x4.png"} and source.read_bytes() == before
+    expected = upscale(create_model("nlsn_light_x4", pretrained=True), source)
+    assert isinstance(expected, Photo)
+    assert np.array_equal(read_image(tmp_path / "a_x4.png").pixels, expected.pixels)
+
+
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        (["b.webp"], "b.webp"),
+        (["-o", "b.webp"], "b.webp"),
+        (["--output", "new/b.tif"], "new/b.tif"),
+        (["new"], "new/a_x4.png"),
+        (["-o", "old"], "old/a_x4.png"),
+        (["--scale", 2], "a_x2.png"),
+        (["--model", "nlsn_light_x2"], "a_x2.png"),
+        (["--checkpoint", "weights", "--model", "edsr_baseline_x2"], None),
+    ],
+)
+def test_where_and_with_what(command: Command, tmp_path: Path, words: list[object], made: str | None) -> None:
+    (tmp_path / "old").mkdir()
+    picture(tmp_path / "a.png")
+    outcome = command("upscale", "a.png", *words)
+    if made is None:
+        assert outcome.code == 1 and outcome.errors == ["error: no weights at weights; check the path"]
+        return
+    assert (outcome.code, outcome.errors) == (0, [])
+    assert files(tmp_path) == {"a.png", made}
+    scale = 2 if "x2" in made else 4
+    assert read_image(tmp_path / made).size == (11 * scale, 13 * scale)
+
+
+def test_one_bad_file_does_not_stop_a_folder(command: Command, tmp_path: Path) -> None:
+    good = picture(tmp_path / "in" / "good.png", 17, 19)
+    (tmp_path / "in" / "cut.png").write_bytes(good.read_bytes()[:300])
+    (tmp_path / "in" / "notes.txt").write_text("not a picture")
+    (tmp_path / "in" / ".hidden").write_text("not tried")
+    (tmp_path / "in" / "below").mkdir()
+    outcome = command("upscale", "in")
+    assert outcome.code == 1
+    assert len(outcome.errors) == 2
+    assert outcome.errors[0].startswith("error: cannot read 'in/cut.png': ")
+    assert outcome.errors[1].startswith("error: cannot read 'in/notes.txt': not an image")
+    assert [p.name for p in (tmp_path / "in_x4").iterdir()] == ["good_x4.png"]
+    assert outcome.out.startswith("in/good.png -> ")
+
+
+def test_several_files_and_folders(command: Command, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "in" / "b.jpg")
+    outcome = command("upscale", "a.png", "missing.png", "in")
+    assert outcome.code == 1
+    assert outcome.errors == ["error: cannot read 'missing.png': no such file"]
+    assert files(tmp_path) == {"a.png", "in/b.jpg", "a_x4.png", "in_x4/b_x4.png"}
+    assert command("upscale", "a.png", "in", "-o", "out", "-s", 2).code == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a_x2.png", "b_x2.png"}
+
+
+def test_a_folder_can_be_the_current_one(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "in" / "a.png")
+    monkeypatch.chdir(tmp_path / "in")
+    assert command("upscale", ".").code == 0
+    assert files(tmp_path) == {"in/a.png", "in_x4/a_x4.png"}
+
+
+def test_inputs_of_one_stem_get_outputs_of_two(command: Command, tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.png")
+    picture(tmp_path / "in" / "a.jpg")
+    assert command("upscale", "in").code == 0
+    assert files(tmp_path / "in_x4") == {"a.png_x4.png", "a.jpg_x4.png"}
+    picture(tmp_path / "other" / "a.png")
+    outcome = command("upscale", "in/a.png", "other/a.png", "-o", "out", "--overwrite")
+    assert outcome.code == 1
+    assert (
+        outcome.errors
+        == ["error: cannot write 'out/a.png_x4.png': several inputs would go there; enlarge them one by one"] * 2
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("how", ["itself", "symlink", "hardlink", "other input"])
+def test_an_input_is_never_overwritten(command: Command, tmp_path: Path, how: str) -> None:
+    source = picture(tmp_path / "a.png")
+    before = source.read_bytes()
+    words = ["a.png", "-o", "b.png", "--overwrite"]
+    if how == "itself":
+        words[2] = "../" + tmp_path.name + "/a.png"
+    elif how == "symlink":
+        (tmp_path / "b.png").symlink_to("a.png")
+    elif how == "hardlink":
+        os.link(source, tmp_path / "b.png")
+    else:
+        other = picture(tmp_path / "a_x4.png", seed=1)
+        before += other.read_bytes()
+        words = ["a.png", "a_x4.png", "--overwrite"]
+    outcome = command("upscale", *words)
+    assert outcome.code == 1
+    assert len(outcome.errors) == 1 and "it is an input; choose another output" in outcome.errors[0]
+    assert source.read_bytes() + (other.read_bytes() if how == "other input" else b"") == before
+
+
+def test_an_output_is_replaced_only_when_told_to(command: Command, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "a_x4.png").write_text("mine")
+    outcome = command("upscale", "a.png")
+    assert (outcome.code, outcome.errors) == (1, ["error: cannot write 'a_x4.png': it exists; pass --overwrite"])
+    assert (tmp_path / "a_x4.png").read_text() == "mine"
+    assert command("upscale", "a.png", "--overwrite").code == 0
+    assert read_image(tmp_path / "a_x4.png").size == (44, 52)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("missing.png", None, "no such file"),
+        ("empty.png", b"", "the file is empty"),
+        ("text.png", b"hello", "not an image"),
+        ("cut.jpg", "cut", "truncated"),
+        ("huge.png", "huge", "too large, expected at most 150 megapixels"),
+    ],
+)
+def test_bad_pictures_are_one_line(
+    command: Command, tmp_path: Path, name: str, content: bytes | str | None, said: str
+) -> None:
+    if content == "huge":
+        huge_png(tmp_path / name)
+    elif content == "cut":
+        whole = picture(tmp_path / name, 64, 64).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) * 2 // 3])
+    elif isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    before = files(tmp_path)
+    outcome = command("upscale", name)
+    assert outcome.code == 1 and outcome.out == ""
+    assert len(outcome.errors) == 1
+    assert outcome.errors[0].startswith(f"error: cannot read '{name}': ") and said in outcome.errors[0]
+    assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-m", "nlsn_ligth_x4"], "error: unknown model 'nlsn_ligth_x4'; did you mean nlsn_light_x4,"),
+        (
+            ["-m", "nlsn_light_x2", "-s", 4],
+            "error: nlsn_light_x2 enlarges 2 times, expected scale 2, got 4; use --model nlsn_light_x4",
+        ),
+        (["-s", 5], "error: unsupported scale, expected one of 2, 3, 4, got 5"),
+        (["-m", "rcan_x4"], "error: no weights for 'rcan_x4', "),
+        (["--device", "gpu"], "error: cannot use device 'gpu', "),
+        (["--tile", 16], "error: bad tile, expected 0 or more than the overlap of 16, got 16"),
+        (["-o", "b.gif"], "error: cannot write b.gif, expected a name ending in .png, "),
+        (["-o", "a.txt/b.png"], "error: cannot write 'a.txt/b.png': a.txt is not a folder"),
+        (["a.txt", "-o", "b.png"], "error: cannot write several pictures to b.png, expected a folder"),
+        (["empty"], "error: no files in empty"),
+    ],
+)
+def test_bad_requests_are_one_line(command: Command, tmp_path: Path, words: list[object], said: str) -> None:
+    picture(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("text")
+    (tmp_path / "empty").mkdir()
+    outcome = command("upscale", "a.png", *words)
+    assert outcome.code == 1 and outcome.out == ""
+    assert len(outcome.errors) == 1 and outcome.errors[0].startswith(said)
+    assert files(tmp_path) == {"a.png", "a.txt"}
+
+
+def test_a_folder_that_cannot_be_written_to(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture(tmp_path / "in" / "a.png")
+    (tmp_path / "locked").mkdir(mode=0o555)
+    # The superuser may write anywhere, so the system's answer is stood in for.
+    monkeypatch.setattr(jobs.os, "access", lambda path, mode: Path(path).name != "locked")
+    outcome = command("upscale", "in", "-o", "locked/new")
+    assert outcome.code == 1
+    assert outcome.errors == ["error: cannot write 'locked/new/a_x4.png': folder locked is not writable"]
+    assert files(tmp_path / "locked") == set()
+
+
+def test_usage_errors_are_the_shell_s_two(command: Command) -> None:
+    for words in (["upscale"], ["upscale", "a.png", "--tile", "x"], ["upscale", "a.png", "--tile", "-1"], ["enlarge"]):
+        outcome = command(*words)
+        assert outcome.code == 2 and outcome.out == ""
+
+
+def test_ctrl_c_ends_in_one_line(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> Photo:
+        raise KeyboardInterrupt
+
+    picture(tmp_path / "a.png")
+    monkeypatch.setattr(Upscaler, "__call__", interrupted)
+    outcome = command("upscale", "a.png")
+    assert (outcome.code, outcome.errors) == (130, ["error: interrupted"])
+    assert files(tmp_path) == {"a.png"}
+
+
+def test_running_out_of_memory_is_said_and_the_rest_goes_on(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Upscaler.__call__
+
+    def greedy(self: Upscaler, image: Photo, **settings: object) -> Photo:
+        if image.size == (17, 19):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate a lot")
+        return original(self, image, **settings)  # type: ignore[call-overload, no-any-return]
+
+    picture(tmp_path / "a.png", 17, 19)
+    picture(tmp_path / "b.png")
+    monkeypatch.setattr(Upscaler, "__call__", greedy)
+    outcome = command("upscale", "a.png", "b.png")
+    assert (outcome.code, outcome.errors) == (1, ["error: a.png: out of memory; use smaller tiles: --tile 64"])
+    assert (tmp_path / "b_x4.png").is_file()
+
+
+def test_a_bug_is_not_hidden(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> Photo:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    picture(tmp_path / "a.png")
+    monkeypatch.setattr(Upscaler, "__call__", broken)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        command("upscale", "a.png")
+
+
+def test_tiles_and_ensemble_reach_the_upscaler(command: Command, tmp_path: Path) -> None:
+    source = picture(tmp_path / "a.png", 31, 37)
+    assert command("upscale", "a.png", "--tile", 24, "--ensemble").code == 0
+    expected = upscale(create_model("nlsn_light_x4", pretrained=True), source, tile=24, ensemble=True)
+    whole = upscale(create_model("nlsn_light_x4", pretrained=True), source)
+    assert isinstance(expected, Photo) and isinstance(whole, Photo)
+    made = read_image(tmp_path / "a_x4.png").pixels
+    assert np.array_equal(made, expected.pixels) and not np.array_equal(made, whole.pixels)
+
+
+def test_grey_stays_grey(command: Command, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", grey=True)
+    assert command("upscale", "a.png").code == 0
+    assert read_image(tmp_path / "a_x4.png").pixels.shape == (44, 52)
