@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sparse_attn.attention import draw_counts, restore_draws
 from sparse_attn.errors import ConfigError
+from sparse_attn.ops import flop_formulas
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def summary(model: nn.Module, size: Sequence[int] = (1, 3, 48, 48), *, depth: in
     x = torch.rand(tuple(size), generator=torch.Generator().manual_seed(0)).to(like)
     before = {module: module.training for module in model.modules()}
     draws = draw_counts(model)
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounterMode(display=False, custom_mapping=flop_formulas())
     try:
         table = _table(model, x, depth)
         with torch.no_grad(), counter:

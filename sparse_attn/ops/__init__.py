@@ -1,5 +1,6 @@
 """Pure tensor functions without parameters: hashing, grouping, attending, merging, and their slow twins."""
 
+from sparse_attn.ops.backends import flop_formulas
 from sparse_attn.ops.bucket_attention import attend
 from sparse_attn.ops.counter_random import random_bits, random_normal, random_order
 from sparse_attn.ops.grouping import Boundary, Buckets, Groups, KeyLists
@@ -14,6 +15,7 @@ __all__ = [
     "KeyLists",
     "attend",
     "bucket_count",
+    "flop_formulas",
     "hash_codes",
     "merge_rounds",
     "over_windows",

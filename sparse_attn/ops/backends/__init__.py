@@ -7,6 +7,8 @@ The ladder of `auto`: `blocked` on the CPU for sparse buckets, else `eager`. A g
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +29,11 @@ def check_backend(name: object) -> str:
     if name not in BACKENDS:
         raise unknown_name("backend", str(name), BACKENDS)
     return str(name)
+
+
+def flop_formulas() -> dict[Any, Callable[..., int]]:
+    """For `torch.utils.flop_counter`, which cannot look into this package's own operators: what they cost."""
+    return {torch.ops.sparse_attn.blocked_forward: blocked.forward_flops}
 
 
 def run(q: Tensor, k: Tensor, v: Tensor, groups: Groups, backend: str) -> Tensor:

@@ -8,6 +8,7 @@ maximum. Elsewhere a score may exceed it, and where exp could overflow m_i is th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -176,6 +177,21 @@ def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, 
 
 
 blocked_forward.register_autograd(_backward, setup_context=_setup)
+
+
+def forward_flops(
+    q: Sequence[int],
+    k: Sequence[int],
+    v: Sequence[int],
+    order: Sequence[int],
+    bucket_size: int,
+    neighbors: int,
+    **_: object,
+) -> int:
+    """The operations of `blocked_forward` on tensors of these shapes: both products, padding included."""
+    plan = _Plan(q[1], bucket_size, neighbors)
+    scores = q[0] * order[1] * plan.count * bucket_size * bucket_size * plan.reach
+    return 2 * scores * (k[2] + v[2])
 
 
 def why_not(q: Tensor, groups: Groups) -> str | None:
