@@ -23,7 +23,8 @@ class EDSR(nn.Module):
         scale: s, the enlargement.
         n_resblocks: number of residual blocks.
         n_feats: C, the width.
-        res_scale: factor on each residual branch, and on each attention's unless `attention_kwargs` says otherwise.
+        res_scale: factor on each residual branch, and on each attention that has one unless `attention_kwargs` says
+            otherwise.
         rgb_range: the value of white in input and output.
         in_chans: colour channels of input and output.
         attention: what goes into the slots: a registered name, a class or factory, or None.
@@ -56,7 +57,8 @@ class EDSR(nn.Module):
             n_feats,
             attention=attention,
             attention_at=attention_at,
-            attention_kwargs={"res_scale": res_scale, **(attention_kwargs or {})},
+            attention_kwargs=attention_kwargs,
+            defaults={"res_scale": res_scale},
         )
         self.body_conv = nn.Conv2d(n_feats, n_feats, 3, padding=1)
         self.upsampler = Upsampler(scale, n_feats)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from sparse_attn.attention import create_attention
+from sparse_attn.attention import attentions, create_attention
 from sparse_attn.errors import ConfigError
 
 AttentionSpec = str | type[nn.Module] | Callable[..., nn.Module] | None
@@ -16,7 +17,8 @@ AttentionSpec = str | type[nn.Module] | Callable[..., nn.Module] | None
 class SlottedBody(nn.Module):
     """Blocks in a row, with an attention block at chosen positions.
 
-    Position p is after p blocks: 0 is before the first block, `len(blocks)` after the last.
+    Position p is after p blocks: 0 is before the first block, `len(blocks)` after the last. An attention that has a
+    `seed` gets its position as seed unless told otherwise, so that no two hash with the same rotations.
 
     Args:
         blocks: modules that keep (B, C, H, W).
@@ -25,6 +27,7 @@ class SlottedBody(nn.Module):
             module; None leaves every slot empty.
         attention_at: the positions.
         attention_kwargs: passed to each attention.
+        defaults: passed as well, where the attention has such an argument and `attention_kwargs` does not name it.
 
     Raises:
         ConfigError: a position that is out of range or named twice.
@@ -38,6 +41,7 @@ class SlottedBody(nn.Module):
         attention: AttentionSpec = None,
         attention_at: Sequence[int] = (),
         attention_kwargs: Mapping[str, Any] | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
@@ -53,7 +57,8 @@ class SlottedBody(nn.Module):
         if attention is None:
             return
         for position in positions:
-            make = dict(attention_kwargs or {})
+            offered = {"seed": position, **(defaults or {})}
+            make = {**{n: v for n, v in offered.items() if _takes(attention, n)}, **(attention_kwargs or {})}
             module = (
                 create_attention(attention, channels, **make)
                 if isinstance(attention, str)
@@ -70,3 +75,9 @@ class SlottedBody(nn.Module):
             if position < len(self.blocks):
                 x = self.blocks[position](x)
         return x
+
+
+def _takes(attention: str | Callable[..., nn.Module], name: str) -> bool:
+    """Whether an attention, by name or not, has an argument of this name."""
+    builder = attentions.get(attention) if isinstance(attention, str) else attention
+    return name in inspect.signature(builder).parameters
