@@ -50,6 +50,10 @@ class DataError(SparseAttnError, OSError):
     """A data folder, archive or cache that cannot be used."""
 
 
+class TrainingError(SparseAttnError, RuntimeError):
+    """A run that cannot go on."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a name that `kind` does not have, with its close matches."""
     names = sorted(known)

@@ -15,7 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sparse_attn.attention.settings import positive_int
+from sparse_attn.attention.settings import finite_number, positive_int
 from sparse_attn.errors import ConfigError, unknown_name
 from sparse_attn.ops import Groups, attend, over_windows
 from sparse_attn.ops.backends import check_backend
@@ -72,7 +72,8 @@ class Attention2d(nn.Module, ABC):
             )
         if positive_int("embed_kernel")(embed_kernel) % 2 == 0:
             raise ConfigError("bad embed_kernel", expected="an odd number", got=embed_kernel)
-        self.channels, self.normalize_keys, self.res_scale = channels, normalize_keys, res_scale
+        self.channels, self.normalize_keys = channels, normalize_keys
+        self.res_scale = finite_number("res_scale")(res_scale)
         self.embed = nn.Conv2d(channels, width, embed_kernel, padding=embed_kernel // 2)
         self.query = None if shared_qk else nn.Conv2d(channels, width, embed_kernel, padding=embed_kernel // 2)
         self.value = nn.Conv2d(channels, channels, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -41,11 +42,22 @@ def one_of(name: str, *choices: str) -> Callable[[Any], str]:
     return check
 
 
+def finite_number(name: str) -> Callable[[Any], float]:
+    """A check for numbers that are neither infinite nor NaN."""
+
+    def check(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigError(f"bad {name}", expected="a finite number", got=repr(value))
+        return value
+
+    return check
+
+
 def window_size(value: Any) -> tuple[int, int] | None:
     """None, or an int or pair as (h, w)."""
     if value is None:
         return None
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
     if len(pair) != 2:
         raise ConfigError("bad window", expected="a side or (height, width)", got=repr(value))
     check = positive_int("window")

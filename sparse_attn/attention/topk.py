@@ -6,6 +6,7 @@ it saves nothing, its cost stays quadratic in N.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from sparse_attn.attention.base import Attention2d
@@ -59,5 +60,6 @@ class TopKAttention(Attention2d):
         tokens = queries.shape[1]
         if self.bucket_size >= tokens:
             return Buckets(order=None, bucket_size=tokens)
-        scores = queries.detach() @ keys.detach().transpose(1, 2)
+        # topk ranks NaN first: a bad key would be everyone's choice.
+        scores = (queries.detach() @ keys.detach().transpose(1, 2)).nan_to_num(nan=-torch.inf)
         return KeyLists(scores.topk(self.bucket_size, dim=-1, sorted=False).indices)

@@ -46,12 +46,13 @@ class SlottedBody(nn.Module):
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
         self.attention = nn.ModuleDict()
-        positions = sorted(attention_at)
-        if len(set(positions)) != len(positions) or any(not 0 <= p <= len(self.blocks) for p in positions):
+        whole = isinstance(attention_at, Sequence) and all(type(p) is int for p in attention_at)
+        positions = sorted(attention_at) if whole else []
+        if not whole or len(set(positions)) != len(positions) or any(not 0 <= p <= len(self.blocks) for p in positions):
             raise ConfigError(
                 "bad attention_at",
                 expected=f"distinct positions from 0 to {len(self.blocks)}",
-                got=list(attention_at),
+                got=repr(attention_at),
                 remedy="position p puts an attention after p blocks",
             )
         if attention is None:

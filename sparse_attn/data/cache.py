@@ -68,11 +68,14 @@ def iter_images(folder: Path) -> Iterator[tuple[str, ImageU8]]:
         if path.suffix.lower() != ".tar":
             yield path.name, _decode(path.read_bytes(), str(path))
             continue
-        with tarfile.open(path) as archive:
-            for member in sorted(archive.getmembers(), key=lambda m: m.name):
-                handle = archive.extractfile(member) if Path(member.name).suffix.lower() in IMAGE_SUFFIXES else None
-                if handle is not None:
-                    yield member.name, _decode(handle.read(), f"{path}:{member.name}")
+        try:
+            with tarfile.open(path) as archive:
+                for member in sorted(archive.getmembers(), key=lambda m: m.name):
+                    handle = archive.extractfile(member) if Path(member.name).suffix.lower() in IMAGE_SUFFIXES else None
+                    if handle is not None:
+                        yield member.name, _decode(handle.read(), f"{path}:{member.name}")
+        except tarfile.TarError as error:
+            raise DataError(f"cannot read shard {path}", got=str(error), remedy="remove or replace it") from error
 
 
 def _fingerprint(folder: Path, scale: int) -> str:
@@ -143,10 +146,16 @@ def build_cache(folder: Path, scale: int, *, progress: Callable[[str], None] = l
                 shapes.append((height // scale, width // scale))
                 if len(names) % 200 == 0:
                     progress(f"decoded {len(names)} training images")
+        if not names:
+            raise DataError(f"no image in {folder} has {scale} pixels a side", remedy="put training images there")
         index = {"scale": scale, "source": str(folder), "names": names, "lr_shapes": shapes}
         (work / "index.json").write_text(json.dumps(index))
-        os.replace(work, root)
-    except BaseException:
+        try:
+            os.replace(work, root)
+        except OSError:
+            # Another process may have built the same cache meanwhile.
+            if not (root / "index.json").is_file():
+                raise
+    finally:
         shutil.rmtree(work, ignore_errors=True)
-        raise
     return TileCache(root)

@@ -34,6 +34,8 @@ def random_bits(count: int, *, seed: int, draw: Tensor | int, device: torch.devi
         draw: which of the seed's streams; a 0-d tensor keeps it out of the compiled graph's guards.
         device: where.
     """
+    if isinstance(draw, Tensor):
+        draw = draw.to(device)
     words = _mix((torch.arange(1, count + 1, device=device) * _GOLDEN) & _MASK)
     words = _mix(words ^ ((draw * 0x85EBCA6B + 1) & _MASK))
     return _mix(words ^ ((seed * 0xC2B2AE35 + 2) & _MASK))
@@ -42,10 +44,12 @@ def random_bits(count: int, *, seed: int, draw: Tensor | int, device: torch.devi
 def random_normal(shape: tuple[int, ...], *, seed: int, draw: Tensor | int, device: torch.device) -> Tensor:
     """Standard normal float32 numbers of the given shape, by Box and Muller."""
     count = math.prod(shape)
-    bits = random_bits(2 * count, seed=seed, draw=draw, device=device).to(torch.float64)
+    # MPS has no float64.
+    where = torch.device("cpu") if device.type == "mps" else device
+    bits = random_bits(2 * count, seed=seed, draw=draw, device=where).to(torch.float64)
     uniform = (bits + 0.5) / 2.0**32
     radius = torch.sqrt(-2.0 * torch.log(uniform[:count]))
-    return (radius * torch.cos(2.0 * math.pi * uniform[count:])).to(torch.float32).reshape(shape)
+    return (radius * torch.cos(2.0 * math.pi * uniform[count:])).to(torch.float32).reshape(shape).to(device)
 
 
 def random_order(tokens: int, rounds: int, *, seed: int, draw: Tensor | int, device: torch.device) -> Tensor:

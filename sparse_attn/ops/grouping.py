@@ -72,7 +72,7 @@ def check_neighbors(neighbors: int) -> int:
     Raises:
         ConfigError: it is not 0, 1 or 2.
     """
-    if neighbors not in (0, 1, 2):
+    if isinstance(neighbors, bool) or not isinstance(neighbors, int) or neighbors not in (0, 1, 2):
         raise ConfigError(
             "bad neighbors", expected="0 (own chunk), 1 (and previous) or 2 (and next)", got=repr(neighbors)
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,7 +11,9 @@ from typing import Any
 
 import torch
 
+from sparse_attn.data import TileCache
 from sparse_attn.errors import DataError
+from sparse_attn.training.config import Recipe
 
 
 @dataclass(kw_only=True)
@@ -17,7 +21,7 @@ class RunState:
     """Where a run is: enough to go on as if it had never stopped.
 
     Args:
-        recipe: the recipe as a dictionary, to refuse resuming another one.
+        recipe: what `identity` returned, to refuse resuming another recipe.
         stage: index of the current stage.
         step: optimizer steps done in it.
         total_step: optimizer steps done in all stages.
@@ -41,15 +45,20 @@ class RunState:
     draws: list[int]
 
 
-def save_state(path: Path, state: RunState) -> None:
-    """Writes `state` to a temporary file beside `path`, then renames it."""
+def save_whole(path: Path, content: dict[str, Any]) -> None:
+    """`torch.save` to a temporary file beside `path`, then a rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        torch.save({f: getattr(state, f) for f in RunState.__dataclass_fields__}, temporary)
+        torch.save(content, temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def save_state(path: Path, state: RunState) -> None:
+    """Writes a checkpoint."""
+    save_whole(path, {f: getattr(state, f) for f in RunState.__dataclass_fields__})
 
 
 def load_state(path: Path, *, recipe: dict[str, Any]) -> RunState:
@@ -72,12 +81,11 @@ def load_state(path: Path, *, recipe: dict[str, Any]) -> RunState:
     return state
 
 
-def as_plain(recipe: object) -> dict[str, Any]:
-    """A recipe dataclass as nested dictionaries and lists, as a checkpoint stores it."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: plain(item) for key, item in value.items()}
-        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-    return plain(asdict(recipe))  # type: ignore[call-overload]
+def identity(recipe: Recipe, cache: TileCache) -> dict[str, Any]:
+    """What decides a run's weights, as plain values: where the data lies and how often it is looked at do not."""
+    images = hashlib.sha256(json.dumps([cache.names, cache.shapes]).encode()).hexdigest()
+    fields = asdict(recipe)
+    for name in ("val", "val_every", "val_images", "save_minutes"):
+        del fields[name]
+    plain: dict[str, Any] = json.loads(json.dumps({**fields, "train": images}))
+    return {**plain, "init": recipe.init and Path(recipe.init).name}

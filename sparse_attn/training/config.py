@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ class Stage:
     """One stretch of training with its own schedule.
 
     Args:
-        name: for the log and the checkpoint.
+        name: for the log and the file of its weights: letters, digits, `_` and `-`, but not `last`.
         steps: optimizer steps.
         lr: peak learning rate; it rises linearly over `warmup` steps and ends at zero (`cosine`), or is halved every
             `halve_every` steps (`halving`).
@@ -40,10 +42,16 @@ class Stage:
     halve_every: int = 0
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w-]+", self.name) or self.name == "last":
+            raise ConfigError(
+                "bad stage name", expected="letters, digits, _ and -, and not `last`", got=repr(self.name)
+            )
+        if self.warmup < 0:
+            raise ConfigError(f"stage {self.name!r}: bad warmup", expected="at least 0", got=self.warmup)
         for name in ("steps", "batch", "patch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"stage {self.name!r}: bad {name}", expected="at least 1", got=getattr(self, name))
-        if not self.lr > 0:
+        if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ConfigError(f"stage {self.name!r}: bad lr", expected="a positive number", got=self.lr)
         if self.schedule not in ("cosine", "halving"):
             raise ConfigError(
@@ -63,7 +71,7 @@ class Recipe:
         model: a registered model.
         stages: in order.
         train: folder of training images or `.tar` shards.
-        val: folder of HR images the best checkpoint is chosen on.
+        val: folder of HR images whose PSNR is logged; the last averaged weights are what a run gives.
         init: model folder or weights file to start from, or None; tensors whose shape differs start fresh.
         model_config: overrides of the model's configuration.
         seed: of weights, patches and rotations.
@@ -92,8 +100,15 @@ class Recipe:
     save_minutes: float = 2.0
 
     def __post_init__(self) -> None:
-        if not self.stages:
-            raise ConfigError("a recipe needs stages", expected="at least one", got="none")
+        names = [stage.name for stage in self.stages]
+        if not names or len(set(names)) != len(names):
+            raise ConfigError("a recipe needs stages", expected="at least one, of distinct names", got=names)
+        if not isinstance(self.model_config, Mapping):
+            raise ConfigError("bad model_config", expected="key: value lines", got=repr(self.model_config))
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError("bad betas", expected="two numbers, 0 <= beta < 1", got=list(self.betas))
+        if not (self.eps > 0 and self.save_minutes > 0):
+            raise ConfigError("bad eps or save_minutes", expected="positive numbers", got=(self.eps, self.save_minutes))
         if self.precision not in ("bf16", "float32"):
             raise ConfigError("bad precision", expected="bf16 or float32", got=repr(self.precision))
         if not 0 <= self.ema < 1:
@@ -136,6 +151,12 @@ def _cast(value: Any, annotation: str, where: str) -> Any:
         raise ConfigError(f"{where} has the wrong type", expected=annotation, got=repr(value)) from None
 
 
+def _numbers(value: object, where: str) -> tuple[float, ...]:
+    if not isinstance(value, list | tuple):
+        raise ConfigError(f"{where} has the wrong type", expected="a list of numbers", got=repr(value))
+    return tuple(_cast(number, "float", where) for number in value)
+
+
 def load_recipe(path: Path, **overrides: Any) -> Recipe:
     """Reads a recipe; `overrides` that are not None replace fields. Relative folders are relative to the recipe.
 
@@ -146,9 +167,11 @@ def load_recipe(path: Path, **overrides: Any) -> Recipe:
     import yaml
 
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read recipe {path}", got=error.strerror, remedy="check the path") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"recipe {path} is not text", expected="UTF-8", got=str(error)) from error
     except yaml.YAMLError as error:
         raise ConfigError(f"recipe {path} is not YAML", got=str(error).replace("\n", " ")) from error
     if not isinstance(values, Mapping):
@@ -159,7 +182,7 @@ def load_recipe(path: Path, **overrides: Any) -> Recipe:
         raise ConfigError(f"recipe {path} has no stages", expected="a list", got=type(stages).__name__)
     values["stages"] = tuple(_build(Stage, s, f"stage {i} of the recipe") for i, s in enumerate(stages, 1))
     if "betas" in values:
-        values["betas"] = tuple(float(b) for b in values["betas"])
+        values["betas"] = _numbers(values["betas"], "the recipe: betas")
     for name in ("train", "val", "init"):
         folder = values.get(name)
         if isinstance(folder, str) and name not in {k for k, v in overrides.items() if v is not None}:

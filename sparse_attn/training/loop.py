@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +21,8 @@ from torch.optim.swa_utils import AveragedModel
 from sparse_attn.attention import draw_counts, restore_draws
 from sparse_attn.backbones import models
 from sparse_attn.data import PatchSampler, build_cache
-from sparse_attn.training.checkpoint import RunState, as_plain, load_state, save_state
+from sparse_attn.errors import ConfigError, TrainingError
+from sparse_attn.training.checkpoint import RunState, identity, load_state, save_state, save_whole
 from sparse_attn.training.config import Recipe, Stage
 from sparse_attn.training.start import initialise
 from sparse_attn.training.validation import ValidationSet
@@ -41,6 +46,25 @@ def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
         torch._foreach_lerp_(averaged, current, 1.0 - warm)
 
     return update
+
+
+@contextlib.contextmanager
+def _between_steps() -> Iterator[Callable[[], None]]:
+    """Ctrl-C waits for the call of what this yields: raised within a step it would tear the state apart."""
+    pressed = threading.Event()
+
+    def check() -> None:
+        if pressed.is_set():
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield check
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Trainer:
@@ -70,6 +94,11 @@ class Trainer:
         entry = models.get(recipe.model)
         self.config = entry.full_config(**recipe.model_config)
         self.entry = entry
+        if self.config.get("in_chans", 3) != 3:
+            raise ConfigError("training images are RGB", expected="in_chans: 3", got=self.config["in_chans"])
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError("training runs as one process", got=f"WORLD_SIZE={os.environ['WORLD_SIZE']}")
+        self.rgb_range = float(self.config.get("rgb_range", 1.0))
         self.cache = build_cache(Path(recipe.train), self.config["scale"], progress=lambda s: report({"note": s}))
         self.validation = ValidationSet(Path(recipe.val), self.config["scale"])
         self.stage_index = self.step = self.total_step = 0
@@ -104,7 +133,7 @@ class Trainer:
     def save(self) -> None:
         """Writes `last.pt`."""
         state = RunState(
-            recipe=as_plain(self.recipe),
+            recipe=identity(self.recipe, self.cache),
             stage=self.stage_index,
             step=self.step,
             total_step=self.total_step,
@@ -121,7 +150,7 @@ class Trainer:
         path = self.out / "last.pt"
         if not path.is_file():
             return False
-        state = load_state(path, recipe=as_plain(self.recipe))
+        state = load_state(path, recipe=identity(self.recipe, self.cache))
         self.stage_index = state.stage
         self._begin_stage(None)
         self.step, self.total_step, self.seconds = state.step, state.total_step, state.seconds
@@ -133,34 +162,48 @@ class Trainer:
         return True
 
     def train_step(self) -> float:
-        """One optimizer step; returns the loss (mean absolute error, image range 0..1)."""
+        """One optimizer step; returns the loss (mean absolute error, image range 0..1).
+
+        Raises:
+            TrainingError: the loss is not finite; the weights are as before, and nothing is saved.
+        """
         stage = self.recipe.stages[self.stage_index]
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(stage, self.step)
         lr, hr = (t.to(self.device, memory_format=torch.channels_last) for t in self.sampler.batch_at(self.step))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            out = self.model(lr)
-        loss = F.l1_loss(out.float(), hr)
+            out = self.model(lr * self.rgb_range)
+        loss = F.l1_loss(out.float() / self.rgb_range, hr)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss of step {self.step} of stage {stage.name!r} is not finite",
+                got=value,
+                remedy=f"{self.out / 'last.pt'}, where it exists, is from before; lower lr, or use precision: float32",
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         self.average.update_parameters(self.model)
         self.step += 1
         self.total_step += 1
-        return float(loss.detach())
+        return value
 
     def validate(self, images: int | None) -> float:
         """Mean validation PSNR of the averaged weights, dB; logged."""
         count = min(images or len(self.validation.pairs), len(self.validation.pairs))
-        value = self.validation.measure(self.average.module, device=self.device, bf16=self.bf16, images=count)
+        value = self.validation.measure(
+            self.average.module, device=self.device, bf16=self.bf16, images=count, rgb_range=self.rgb_range
+        )
         self._log(val_psnr=round(value, 4), val_images=count)
         return value
 
-    def _run_stage(self) -> None:
+    def _run_stage(self, interruption: Callable[[], None]) -> None:
         stage = self.recipe.stages[self.stage_index]
         losses: list[float] = []
         saved = mark = time.monotonic()
         while self.step < stage.steps:
+            interruption()
             losses.append(self.train_step())
             now = time.monotonic()
             if self.step % 20 == 0:
@@ -179,7 +222,7 @@ class Trainer:
     def run(self) -> dict[str, Tensor]:
         """Trains to the end of the last stage; returns the averaged weights.
 
-        On Ctrl-C, or any error, the state is saved first.
+        Ctrl-C lets the current step end and saves the state; after any other error the last checkpoint stands.
         """
         weights = None
         if not self._resume():
@@ -187,18 +230,20 @@ class Trainer:
                 weights = read_weights(self.recipe.init)
             self._begin_stage(weights)
         while True:
-            try:
-                self._run_stage()
-            except BaseException:
-                self.save()
-                raise
+            with _between_steps() as interruption:
+                try:
+                    self._run_stage(interruption)
+                except KeyboardInterrupt:
+                    self.save()
+                    raise
             self.save()
             self.validate(None)
             weights = self._averaged_weights()
-            torch.save(weights, self.out / f"{self.recipe.stages[self.stage_index].name}.pt")
+            stage = self.recipe.stages[self.stage_index]
+            save_whole(self.out / f"{stage.name}.pt", weights)
             if self.stage_index + 1 == len(self.recipe.stages):
-                name = self.recipe.model
-                write_zoo_folder(self.out / name, weights, model=name, config=self.config)
+                name, empty = self.recipe.model, {} if stage.attention else {"attention": None, "attention_at": ()}
+                write_zoo_folder(self.out / name, weights, model=name, config={**self.config, **empty})
                 return weights
             self.stage_index += 1
             self._begin_stage(weights)

@@ -33,16 +33,26 @@ class ValidationSet:
             raise DataError(f"no validation images in {folder}", remedy="check data.val")
 
     @torch.inference_mode()
-    def measure(self, model: nn.Module, *, device: torch.device, bf16: bool, images: int | None = None) -> float:
+    def measure(
+        self,
+        model: nn.Module,
+        *,
+        device: torch.device,
+        bf16: bool,
+        images: int | None = None,
+        rgb_range: float = 1.0,
+    ) -> float:
         """Mean PSNR of Y, dB, border = scale, over the first `images` (all if None)."""
         training = model.training
         model.eval()
         values = []
         for lr, hr in self.pairs[:images]:
-            x = torch.from_numpy(np.ascontiguousarray(lr)).to(device).permute(2, 0, 1)[None].float() / 255.0
+            x = torch.from_numpy(np.ascontiguousarray(lr)).to(device).permute(2, 0, 1)[None].float() * (
+                rgb_range / 255.0
+            )
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 out = model(x.to(memory_format=torch.channels_last))
-            sr = (out[0].float().clamp(0, 1) * 255.0 + 0.5).floor().permute(1, 2, 0).cpu().numpy()
+            sr = ((out[0].float() / rgb_range).clamp(0, 1) * 255.0 + 0.5).floor().permute(1, 2, 0).cpu().numpy()
             values.append(psnr(rgb_to_y(sr), rgb_to_y(hr), border=self.scale))
         model.train(training)
         return float(np.mean(values))

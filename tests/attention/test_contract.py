@@ -19,6 +19,7 @@ from sparse_attn.attention import (
 )
 from sparse_attn.errors import ConfigError, UnknownNameError
 from tests.attention.support import assert_close, make, outputs_and_gradients, takes
+from tests.tolerances import RELATIVE
 
 pytestmark = pytest.mark.parametrize("name", list_attention())
 
@@ -98,8 +99,12 @@ def test_dtypes(name: str, dtype: torch.dtype) -> None:
     out = copy.deepcopy(block).to(dtype)(x.to(dtype))
     assert out.dtype == dtype
     assert torch.isfinite(out).all()
-    if dtype == torch.float32:
-        assert_close(out.double(), copy.deepcopy(block).double()(x.double()), "float32")
+    expected = copy.deepcopy(block).double()(x.double())
+    if dtype.itemsize >= 4:
+        assert_close(out.double(), expected, str(dtype).removeprefix("torch."))
+    else:
+        # In half precision a token may change its group, so single pixels may differ by more.
+        assert float((out - expected).detach().norm() / expected.detach().norm()) <= RELATIVE["bf16"]
 
 
 def test_channels_last_is_kept(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tarfile
 from pathlib import Path
 
@@ -68,6 +69,36 @@ def test_empty_and_missing_folders(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no images"):
         build_cache(tmp_path / "empty", 2)
+
+
+def test_a_shard_that_is_none_is_named(folder: Path) -> None:
+    (folder / "text.tar").write_text("no archive")
+    with pytest.raises(DataError, match=r"cannot read shard .*text\.tar"):
+        build_cache(folder, 2)
+    assert list(cache_root().iterdir()) == []
+
+
+def test_images_of_a_pixel_are_no_training_data(tmp_path: Path) -> None:
+    (tmp_path / "dots").mkdir()
+    Image.new("RGB", (1, 1)).save(tmp_path / "dots" / "dot.png")
+    with pytest.raises(DataError, match=r"no image in .*dots has 2 pixels a side"):
+        build_cache(tmp_path / "dots", 2)
+    assert list(cache_root().iterdir()) == []
+
+
+def test_two_processes_may_build_the_same_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second finishes while the first is at work: the first finds its cache there, and uses it."""
+    replace, calls = os.replace, []
+
+    def racing(source: Path, target: Path) -> None:
+        if not calls:
+            calls.append(source)
+            build_cache(folder, 2)
+        replace(source, target)
+
+    monkeypatch.setattr("sparse_attn.data.cache.os.replace", racing)
+    assert len(build_cache(folder, 2)) == 3
+    assert len(list(cache_root().iterdir())) == 1
 
 
 def test_batches_depend_on_seed_and_step_alone(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 from sparse_attn.attention import create_attention
 from sparse_attn.backbones import EDSR, models, register_model
-from sparse_attn.errors import DataError, UnknownNameError, WeightsError
+from sparse_attn.errors import ConfigError, DataError, TrainingError, UnknownNameError, WeightsError
+from sparse_attn.factory import create_model
 from sparse_attn.training import Recipe, Stage, Trainer
 from sparse_attn.training.start import initialise
 from sparse_attn.weights import read_weights
@@ -77,11 +79,80 @@ def _train(recipe: Recipe, out: Path, *, crash_at: int | None = None) -> dict[st
     return trainer.run()
 
 
+def test_ctrl_c_within_a_step_lets_it_end(recipe: Recipe, tmp_path: Path) -> None:
+    whole = _train(recipe, tmp_path / "whole")
+    trainer = Trainer(recipe, tmp_path / "parts", device=torch.device("cpu"))
+    validate = trainer.validate
+
+    def pressing(images: int | None) -> float:
+        signal.raise_signal(signal.SIGINT)
+        return validate(images)
+
+    trainer.validate = pressing  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert trainer.step == 6
+    resumed = _train(recipe, tmp_path / "parts")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_spoils_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = Trainer(replace(recipe, save_minutes=1e-9), tmp_path / "run")
+    step = trainer.train_step
+
+    def poisoning() -> float:
+        if trainer.step == 5:
+            torch.nn.init.constant_(trainer.model.get_parameter("head.weight"), torch.nan)
+        return step()
+
+    trainer.train_step = poisoning  # type: ignore[method-assign]
+    with pytest.raises(TrainingError, match=r"step 5 of stage 'trunk' is not finite, got nan.*last\.pt"):
+        trainer.run()
+    saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert saved["step"] == 5
+    assert all(torch.isfinite(tensor).all() for tensor in saved["model"].values())
+
+
+def test_where_the_data_lies_and_how_often_one_looks_may_change(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(_Crash):
+        _train(replace(recipe, save_minutes=1e-9), tmp_path / "run", crash_at=4)
+    (tmp_path / "train").rename(tmp_path / "moved")
+    moved = replace(recipe, train=str(tmp_path / "moved"), val_every=3, val_images=2, save_minutes=1.0)
+    trainer = Trainer(moved, tmp_path / "run")
+    trainer.run()
+    assert trainer.total_step == 18
+
+
+def test_white_may_be_255(recipe: Recipe, tmp_path: Path) -> None:
+    stage = Stage(name="only", steps=1, lr=1e-9, batch=2, patch=11, attention=False)
+    first = {}
+    for white in (1.0, 255.0):
+        trainer = Trainer(replace(recipe, stages=(stage,), model_config={"rgb_range": white}), tmp_path / f"{white}")
+        trainer._begin_stage(None)
+        first[white] = trainer.train_step()
+    assert 0 < first[255.0] < 3 * first[1.0]
+
+
+def test_a_last_stage_without_attention_gives_a_model_without(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _train(replace(recipe, stages=recipe.stages[:1]), tmp_path / "run")
+    monkeypatch.setenv("SPARSE_ATTN_ZOO", str(tmp_path / "run"))
+    assert len(create_model(TINY, pretrained=True).body.attention) == 0
+
+
+def test_several_processes_are_refused(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="one process, got WORLD_SIZE=2"):
+        Trainer(recipe, tmp_path / "run")
+
+
 @pytest.mark.parametrize("crash_at", [3, 8, 13])
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(recipe: Recipe, tmp_path: Path, crash_at: int) -> None:
     whole = _train(recipe, tmp_path / "whole")
     with pytest.raises(_Crash):
-        _train(recipe, tmp_path / "parts", crash_at=crash_at)
+        _train(replace(recipe, save_minutes=1e-9), tmp_path / "parts", crash_at=crash_at)
+    assert torch.load(tmp_path / "parts" / "last.pt", weights_only=True)["total_step"] == crash_at
     torch.manual_seed(99)
     resumed = _train(recipe, tmp_path / "parts")
     assert whole.keys() == resumed.keys()
