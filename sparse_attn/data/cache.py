@@ -7,7 +7,6 @@ built in a temporary folder and renamed, so a crash never leaves half a cache.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -19,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from sparse_attn.errors import DataError
-from sparse_attn.imaging import resize
+from sparse_attn.errors import DataError, ImageError
+from sparse_attn.imaging import decode_image, resize
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 ImageU8 = NDArray[np.uint8]
@@ -47,15 +46,11 @@ def _sources(folder: Path) -> list[Path]:
 
 
 def _decode(data: bytes, name: str) -> ImageU8:
-    from PIL import Image
-
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return np.asarray(image.convert("RGB"))
-    except Exception as error:
-        raise DataError(
-            f"cannot decode training image {name}", got=str(error), remedy="remove or replace it"
-        ) from error
+        pixels = decode_image(data, name).pixels
+    except ImageError as error:
+        raise DataError(str(error), remedy="remove or replace it") from error
+    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
 
 
 def iter_images(folder: Path) -> Iterator[tuple[str, ImageU8]]:
