@@ -11,7 +11,7 @@ from sparse_attn.attention import (
 from sparse_attn.errors import SparseAttnError
 from sparse_attn.evaluation import evaluate
 from sparse_attn.factory import create_model, is_model, list_models, model_config, register_model
-from sparse_attn.imaging import psnr, read_image, resize, ssim, write_image
+from sparse_attn.imaging import Photo, psnr, read_image, resize, ssim, write_image
 from sparse_attn.inference import Upscaler, upscale
 from sparse_attn.summary import summary
 from sparse_attn.weights import load_checkpoint
@@ -20,6 +20,7 @@ __version__ = "0.1.0.dev0"
 
 __all__ = [
     "Attention2d",
+    "Photo",
     "SparseAttnError",
     "Upscaler",
     "__version__",

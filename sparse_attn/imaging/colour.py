@@ -18,7 +18,8 @@ def rgb_to_y(image: NDArray[np.generic]) -> NDArray[np.float64]:
         image: (H, W, 3) RGB, uint8 or floating point in [0, 255].
 
     Returns:
-        (H, W) float64 in [16, 235]. It is not rounded, as MATLAB does for uint8; rounding moves PSNR by about 0.01 dB.
+        (H, W) float64 in [16, 235]. It is not rounded, as MATLAB's is for uint8; see "What the numbers mean" in
+        docs/zoo.md.
 
     Raises:
         ConfigError: an array of another shape or dtype.

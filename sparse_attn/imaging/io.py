@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,22 +48,29 @@ def read_image(path: str | os.PathLike[str]) -> Photo:
     """
     path = Path(path)
     problem = f"cannot read {str(path)!r}"
-    try:
+    with _one_error(problem):
         if path.is_dir():
             raise ImageError(f"{problem}: it is a folder")
         if path.stat().st_size == 0:
             raise ImageError(f"{problem}: the file is empty")
-        with strict_pillow():
-            return _load(path, problem)
-    except ImageError:
-        raise
-    except FileNotFoundError as error:
-        raise ImageError(f"{problem}: no such file") from error
-    # Decoders raise nearly anything on damaged bytes, so the type says nothing more than the message.
-    except Exception as error:
-        system = isinstance(error, OSError) and error.errno is not None
-        remedy = None if system else "the file may be damaged or incomplete"
-        raise ImageError(f"{problem}: {reason(error)}", remedy=remedy) from error
+        return _load(path, problem)
+
+
+def decode_image(data: bytes, name: str) -> Photo:
+    """Reads an image file's content, exactly as `read_image` reads the file.
+
+    Args:
+        data: the whole content.
+        name: what messages call it.
+
+    Raises:
+        ImageError: as `read_image`.
+    """
+    problem = f"cannot read {name!r}"
+    with _one_error(problem):
+        if not data:
+            raise ImageError(f"{problem}: the file is empty")
+        return _load(data, problem)
 
 
 def write_image(path: str | os.PathLike[str], photo: Photo, *, quality: int = 95) -> None:
@@ -109,24 +117,45 @@ def write_image(path: str | os.PathLike[str], photo: Photo, *, quality: int = 95
             temporary.unlink()
 
 
-def _load(path: Path, problem: str) -> Photo:
-    """The photo in an existing file."""
+@contextlib.contextmanager
+def _one_error(problem: str) -> Iterator[None]:
+    """Turns whatever reading raises into an ImageError."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except FileNotFoundError as error:
+        raise ImageError(f"{problem}: no such file") from error
+    # Decoders raise nearly anything on damaged bytes, so the type says nothing more than the message.
+    except Exception as error:
+        system = isinstance(error, OSError) and error.errno is not None
+        remedy = None if system else "the file may be damaged or incomplete"
+        raise ImageError(f"{problem}: {reason(error)}", remedy=remedy) from error
+
+
+def _load(source: Path | bytes, problem: str) -> Photo:
+    """The photo in an existing file, or in its content."""
+    with strict_pillow():
+        kind = _check_header(source, problem)
+        quiet = quiet_stderr() if kind == "TIFF" else contextlib.nullcontext()
+        with _open(source) as image, quiet:
+            return Photo(*decode(image))
+
+
+def _open(source: Path | bytes) -> Image:
     from PIL import Image
 
-    kind = _check_header(path, problem)
-    quiet = quiet_stderr() if kind == "TIFF" else contextlib.nullcontext()
-    with Image.open(path, formats=_FORMATS) as image, quiet:
-        return Photo(*decode(image))
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS)
 
 
-def _check_header(path: Path, problem: str) -> str | None:
+def _check_header(source: Path | bytes, problem: str) -> str | None:
     """The file's format, once its header, and for PNG its checksums, are found good; this uses a Pillow image up."""
     from PIL import Image, UnidentifiedImageError
 
     too_large = f"{problem}: the image is too large"
     limit = f"at most {MAX_PIXELS // 1_000_000} megapixels"
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with _open(source) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(too_large, expected=limit, got=f"{image.width}x{image.height}")
             if image.mode in _WIDE:

@@ -11,7 +11,7 @@ from PIL import Image, ImageCms, PngImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from sparse_attn.errors import ConfigError
-from sparse_attn.imaging import Photo, read_image, write_image
+from sparse_attn.imaging import Photo, decode_image, read_image, write_image
 from tests.tolerances import ABSOLUTE
 
 LOSSLESS = [".png", ".bmp", ".tif", ".tiff", ".PNG"]
@@ -137,6 +137,7 @@ def test_orientation_is_applied(tmp_path, kind, orientation):
     stored = Image.fromarray(np.ascontiguousarray(undo[orientation](upright)))
     stored.save(tmp_path / "a", kind, exif=exif, **lossless, **({"quality": 95} if kind == "JPEG" else {}))
     pixels = read_image(tmp_path / "a").pixels
+    np.testing.assert_array_equal(decode_image((tmp_path / "a").read_bytes(), "a").pixels, pixels)
     assert pixels.shape == upright.shape
     allowed = 0.0 if kind != "JPEG" else ABSOLUTE["lossy.mean_levels"]
     assert np.abs(pixels.astype(float) - upright).mean() <= allowed

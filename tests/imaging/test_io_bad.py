@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageFile, PngImagePlugin
 
 from sparse_attn.errors import ConfigError, ImageError
-from sparse_attn.imaging import Photo, read_image, write_image
+from sparse_attn.imaging import Photo, decode_image, read_image, write_image
 from sparse_attn.imaging.io import MAX_PIXELS
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (13, 17, 3), np.uint8)
@@ -64,6 +64,15 @@ def refused(path: Path) -> str:
     return message
 
 
+def content_refused(content: bytes) -> str:
+    with pytest.raises(ImageError) as caught:
+        decode_image(content, "pictures.tar:a.png")
+    message = str(caught.value)
+    assert message.startswith("cannot read 'pictures.tar:a.png': ")
+    assert "\n" not in message
+    return message
+
+
 def test_missing_file(tmp_path):
     assert refused(tmp_path / "a.png").endswith(": no such file")
 
@@ -80,6 +89,7 @@ def test_file_inside_a_file(tmp_path):
 def test_zero_bytes(tmp_path):
     (tmp_path / "a.png").touch()
     assert refused(tmp_path / "a.png").endswith(": the file is empty")
+    assert content_refused(b"").endswith(": the file is empty")
 
 
 @pytest.mark.parametrize(
@@ -106,8 +116,10 @@ def test_truncated_anywhere(tmp_path, monkeypatch, capfd, name, pad_truncated):
         path.write_bytes(content[:length])
         if length >= len(content) - spare:
             np.testing.assert_array_equal(read_image(path).pixels, whole)
+            np.testing.assert_array_equal(decode_image(content[:length], name).pixels, whole)
         else:
             refused(path)
+            content_refused(content[:length])
     assert capfd.readouterr() == ("", "")
     assert pad_truncated == ImageFile.LOAD_TRUNCATED_IMAGES
 
@@ -145,6 +157,7 @@ def test_damaged_png_data(tmp_path):
 def test_huge_header(tmp_path, width, height):
     (tmp_path / "a.png").write_bytes(png_header(width, height))
     assert "the image is too large, expected at most 150 megapixels" in refused(tmp_path / "a.png")
+    assert "the image is too large, expected at most 150 megapixels" in content_refused(png_header(width, height))
 
 
 def test_large_header_is_not_a_warning(tmp_path):
