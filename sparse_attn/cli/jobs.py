@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sparse_attn.errors import ConfigError, ImageError
+from sparse_attn.imaging import read_image
 from sparse_attn.imaging.io import SUFFIXES
 
 
@@ -27,10 +28,49 @@ class Job:
 
 
 def split_output(paths: list[Path], output: Path | None) -> tuple[list[Path], Path | None]:
-    """`IN OUT` is told from `IN IN`: of two paths the second is the output if nothing is there yet."""
-    if output is None and len(paths) == 2 and paths[0].exists() and not os.path.lexists(paths[1]):
+    """`IN OUT` is told from `IN IN`: of two paths the second is the output if it is a folder, or not there yet.
+
+    Raises:
+        ConfigError: a folder among other paths, and nothing that says which is the output.
+    """
+    if output is not None or len(paths) < 2:
+        return paths, output
+    if len(paths) == 2 and (paths[1].is_dir() or (paths[0].exists() and not os.path.lexists(paths[1]))):
         return paths[:1], paths[1]
+    folder = next((path for path in paths if path.is_dir()), None)
+    if folder is not None:
+        raise ConfigError(
+            f"folder {folder} is among other paths, and it is not clear where pictures are to go",
+            remedy="name the output with -o: all other paths are inputs then",
+        )
     return paths, output
+
+
+def check_inputs(paths: list[Path], output: Path | None, scale: int) -> None:
+    """Refuses what an earlier run has made as an input: an output folder, and the OUT of `IN OUT` given once more.
+
+    Raises:
+        ConfigError: as said.
+    """
+    if output is not None and any(path.is_dir() and output.exists() and path.samefile(output) for path in paths):
+        raise ConfigError(
+            f"folder {output} is an input and the output",
+            expected="another folder",
+            remedy="the next run would enlarge the results of this one",
+        )
+    if output is not None or len(paths) != 2 or not all(path.is_file() for path in paths):
+        return
+    try:
+        height, width = read_image(paths[0]).size
+        looks_made = read_image(paths[1]).size == (scale * height, scale * width)
+    except ImageError:
+        # Whichever cannot be read is reported when its turn comes.
+        return
+    if looks_made:
+        raise ConfigError(
+            f"{paths[1]} exists and is {scale} times as large as {paths[0]}: is it a second input or the output?",
+            remedy="pass -o for an output, with --overwrite to replace it, or enlarge the two one by one",
+        )
 
 
 def list_jobs(paths: list[Path], output: Path | None, scale: int) -> list[Job]:

@@ -18,7 +18,7 @@ def command(
 ) -> None:
     """Print a model's layers, parameters and arithmetic.
 
-    It runs once, with random weights, on the CPU.
+    It runs twice on the CPU, with random weights: for the table, and to count the arithmetic.
     """
     try:
         shape = tuple(int(side) for side in size.split("x"))

@@ -10,7 +10,7 @@ import typer
 from tqdm import tqdm
 
 from sparse_attn.cli import options
-from sparse_attn.cli.jobs import Job, check_target, list_jobs, make_folder, split_output, targets
+from sparse_attn.cli.jobs import Job, check_inputs, check_target, list_jobs, make_folder, split_output, targets
 from sparse_attn.cli.output import FAILED, explain, print_error
 from sparse_attn.errors import SparseAttnError
 from sparse_attn.imaging import read_image, write_image
@@ -20,7 +20,10 @@ from sparse_attn.inference.upscaler import Progress
 
 def command(
     paths: Annotated[
-        list[Path], typer.Argument(metavar="IN", help="Pictures or folders; of two, the second may be new: OUT.")
+        list[Path],
+        typer.Argument(
+            metavar="IN [OUT]", help="A picture, several, or a folder; of two, a second that is a folder or new is OUT."
+        ),
     ],
     output: Annotated[
         Path | None,
@@ -37,7 +40,8 @@ def command(
     """Enlarge pictures.
 
     A file, several, or whole folders; originals are never overwritten. A file goes to <name>_x<scale>.png beside it,
-    a folder to <folder>_x<scale>/. What cannot be read is reported, the rest goes on, and the exit code is 1.
+    a folder to <folder>_x<scale>/. Several folders, or folders among several pictures, need -o, and so does an output
+    file that exists. What cannot be read is reported, the rest goes on, and the exit code is 1.
     """
     inputs, output = split_output(paths, output)
     if not any(path.exists() for path in inputs):
@@ -46,6 +50,7 @@ def command(
         raise typer.Exit(FAILED)
     _, network = options.choose_model(model, scale, checkpoint=checkpoint, device=device)
     upscaler = Upscaler(network, tile=tile, ensemble=ensemble)
+    check_inputs(inputs, output, upscaler.scale)
     if _run(list_jobs(inputs, output, upscaler.scale), upscaler, overwrite=overwrite):
         raise typer.Exit(FAILED)
 

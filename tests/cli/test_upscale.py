@@ -89,12 +89,58 @@ def test_one_bad_file_does_not_stop_a_folder(command: Command, tmp_path: Path) -
 def test_several_files_and_folders(command: Command, tmp_path: Path) -> None:
     picture(tmp_path / "a.png")
     picture(tmp_path / "in" / "b.jpg")
-    outcome = command("upscale", "a.png", "missing.png", "in")
+    picture(tmp_path / "c.png", seed=1)
+    outcome = command("upscale", "a.png", "missing.png", "c.png")
     assert outcome.code == 1
     assert outcome.errors == ["error: cannot read 'missing.png': no such file"]
-    assert files(tmp_path) == {"a.png", "in/b.jpg", "a_x4.png", "in_x4/b_x4.png"}
+    assert files(tmp_path) == {"a.png", "c.png", "in/b.jpg", "a_x4.png", "c_x4.png"}
     assert command("upscale", "a.png", "in", "-o", "out", "-s", 2).code == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a_x2.png", "b_x2.png"}
+
+
+def test_the_same_command_twice_enlarges_nothing_it_has_made(command: Command, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "in" / "b.png")
+    for words in (["in", "out"], ["in"], ["a.png", "out"], ["a.png"], ["a.png", "c.png"]):
+        assert command("upscale", *words).code == 0
+    made = files(tmp_path)
+    assert made == {"a.png", "in/b.png", "out/b_x4.png", "in_x4/b_x4.png", "out/a_x4.png", "a_x4.png", "c.png"}
+    for words in (["in", "out"], ["in"], ["a.png", "out"], ["a.png"]):
+        outcome = command("upscale", *words)
+        assert outcome.code == 1
+        assert len(outcome.errors) == 1 and outcome.errors[0].endswith("it exists; pass --overwrite")
+    outcome = command("upscale", "a.png", "c.png")
+    assert outcome.code == 1
+    assert len(outcome.errors) == 1
+    assert outcome.errors[0].startswith("error: c.png exists and is 4 times as large as a.png: is it a second input")
+    assert files(tmp_path) == made
+
+
+def test_two_pictures_that_exist_are_two_inputs(command: Command, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png", 17, 19)
+    assert command("upscale", "a.png", "b.png").code == 0
+    assert files(tmp_path) == {"a.png", "b.png", "a_x4.png", "b_x4.png"}
+
+
+def test_a_folder_and_a_picture_need_an_output(command: Command, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "in" / "b.png")
+    outcome = command("upscale", "in", "a.png")
+    assert outcome.code == 1 and len(outcome.errors) == 1
+    assert outcome.errors[0].startswith("error: folder in is among other paths, ") and " -o: " in outcome.errors[0]
+    assert files(tmp_path) == {"a.png", "in/b.png"}
+
+
+def test_a_folder_is_not_input_and_output(command: Command, tmp_path: Path) -> None:
+    picture(tmp_path / "in" / "a.png")
+    for words in (["in", "in/."], ["in", "-o", "in"]):
+        outcome = command("upscale", *words)
+        assert outcome.code == 1
+        assert (
+            len(outcome.errors) == 1 and " is an input and the output, expected another folder; " in outcome.errors[0]
+        )
+    assert files(tmp_path) == {"in/a.png"}
 
 
 def test_a_folder_can_be_the_current_one(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +239,8 @@ def test_bad_pictures_are_one_line(
         (["-o", "b.gif"], "error: cannot write b.gif, expected a name ending in .png, "),
         (["-o", "a.txt/b.png"], "error: cannot write 'a.txt/b.png': a.txt is not a folder"),
         (["a.txt", "-o", "b.png"], "error: cannot write several pictures to b.png, expected a folder"),
-        (["empty"], "error: no files in empty"),
+        (["empty", "a.txt"], "error: folder empty is among other paths, and it is not clear where "),
+        (["empty", "-o", "b"], "error: no files in empty"),
     ],
 )
 def test_bad_requests_are_one_line(command: Command, tmp_path: Path, words: list[object], said: str) -> None:
