@@ -181,7 +181,7 @@ def _check_dtype(dtype: torch.dtype | None) -> None:
 
 
 def _load_pretrained(model: nn.Module, folder: Path, name: str, overrides: Mapping[str, Any]) -> None:
-    weights = read_weights(folder)
+    weights = read_weights(folder, recorded_only=True)
     try:
         load_checkpoint(model, weights)
     except WeightsError as error:

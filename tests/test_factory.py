@@ -1,6 +1,7 @@
 """Models by name."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -149,6 +150,7 @@ def test_attention_may_be_a_class():
         ("edsr_x2", {"attention_at": [8]}, ConfigError, "without an attention, got none; pass attention= too"),
         ("nlsn_x2", {"attention_at": [33]}, ConfigError, "bad attention_at, expected distinct positions from 0 to 32"),
         ("edsr_x2", {"scale": 5}, ConfigError, "unsupported scale"),
+        ("rcan_x2", {"scale": "4"}, ConfigError, "unsupported scale, expected 1, 3 or a power of two, got '4'; use"),
         ("edsr_x2", {"dtype": torch.int64}, ConfigError, "bad dtype, expected a floating-point torch.dtype"),
         ("edsr_x2", {"dtype": "float16"}, ConfigError, "bad dtype, .* got 'float16'"),
         ("edsr_x2", {"device": "toaster"}, ConfigError, "bad device, got 'toaster'"),
@@ -224,6 +226,22 @@ def test_pretrained_weights_do_not_fit_another_architecture(toy_zoo, arguments, 
     with pytest.raises(WeightsError, match=message) as caught:
         create_model("toy_x2", pretrained=True, **arguments)
     assert "; drop these arguments, or pretrained=True, or use an attention with the same" in str(caught.value)
+
+
+@pytest.mark.parametrize("shard_bytes", [2**20, 2**14], ids=["single", "sharded"])
+def test_pretrained_weights_that_the_config_does_not_record_are_refused(toy_zoo, tmp_path, shard_bytes):
+    folder = tmp_path / "toy_x2"
+    write_zoo_folder(folder, toy_zoo, model="toy_x2", config=model_config("toy_x2"), shard_bytes=shard_bytes)
+    whole = json.loads((folder / "config.json").read_text())
+    used = set(whole["files"])
+    assert (len(used) == 1) == (shard_bytes == 2**20)
+    for name in used:
+        files = {other: facts for other, facts in whole["files"].items() if other != name}
+        (folder / "config.json").write_text(json.dumps({**whole, "files": files}))
+        with pytest.raises(WeightsError, match=rf"toy_x2/{re.escape(name)} is not recorded in config\.json, expected"):
+            create_model("toy_x2", pretrained=True)
+        loaded = create_model("toy_x2", checkpoint=folder).state_dict()
+        assert all(torch.equal(tensor, loaded[name]) for name, tensor in toy_zoo.items())
 
 
 def test_a_folder_of_another_model_is_refused(toy_zoo, tmp_path):

@@ -19,26 +19,29 @@ INDEX = "model.safetensors.index.json"
 CONTAINERS = ("state_dict", "model", "model_state_dict", "params", "params_ema")
 WRAPPERS = ("module.", "_orig_mod.")
 
+Recorded = Mapping[str, Mapping[str, Any]]
 
-def read_weights(path: str | Path) -> dict[str, Tensor]:
+
+def read_weights(path: str | Path, *, recorded_only: bool = False) -> dict[str, Tensor]:
     """Reads a state dict, on the CPU, in the dtypes it is stored in.
 
     Args:
         path: a `.safetensors` file, a folder in Hub form (`model.safetensors`, or shards and their index), or a file
             of `torch.save`, zip or older, which is loaded with `weights_only=True`. Files that a `config.json` beside
             them records are checked against its SHA-256.
+        recorded_only: refuse files that no `config.json` records.
 
     Raises:
         WeightsError: missing, damaged, not what `config.json` records, or not a state dict.
     """
     path = Path(path)
     if path.is_dir():
-        return _read_folder(path)
+        return _read_folder(path, recorded_only=recorded_only)
     if not path.is_file():
         raise WeightsError(f"no weights at {path}", remedy="check the path")
     if path.name.endswith(".index.json"):
-        return _read_shards(path, _recorded_files(path.parent))
-    _verify(path, _recorded_files(path.parent))
+        return _read_shards(path, _recorded_files(path.parent), recorded_only=recorded_only)
+    _verify(path, _recorded_files(path.parent), recorded_only=recorded_only)
     if path.suffix == ".safetensors":
         return unwrap(_read_safetensors(path), str(path))
     try:
@@ -144,8 +147,12 @@ def _recorded_files(folder: Path) -> dict[str, dict[str, Any]]:
     return files
 
 
-def _verify(path: Path, recorded: Mapping[str, Mapping[str, Any]]) -> None:
+def _verify(path: Path, recorded: Recorded, *, recorded_only: bool) -> None:
     if path.name not in recorded:
+        if recorded_only:
+            raise WeightsError(
+                f"{path} is not recorded in {CONFIG}", expected="its SHA-256", remedy=f"get it and {CONFIG} again"
+            )
         return
     remedy = f"{path.name} is damaged or of another version: get it and config.json again"
     wanted, size = recorded[path.name].get("bytes"), path.stat().st_size
@@ -157,7 +164,7 @@ def _verify(path: Path, recorded: Mapping[str, Mapping[str, Any]]) -> None:
         raise WeightsError(f"{path} has the wrong SHA-256", expected=expected, got=got, remedy=remedy)
 
 
-def _read_folder(folder: Path) -> dict[str, Tensor]:
+def _read_folder(folder: Path, *, recorded_only: bool) -> dict[str, Tensor]:
     recorded = _recorded_files(folder)
     # What config.json records decides: an interrupted rewrite may have left files of an older form beside it.
     names = [name for name in (SINGLE, INDEX) if name in recorded] or [SINGLE, INDEX]
@@ -165,13 +172,13 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
     if path is None:
         raise WeightsError(f"no weights in {folder}", expected=" or ".join(names), remedy="check the path")
     if path.name == INDEX:
-        return _read_shards(path, recorded)
-    _verify(path, recorded)
+        return _read_shards(path, recorded, recorded_only=recorded_only)
+    _verify(path, recorded, recorded_only=recorded_only)
     return unwrap(_read_safetensors(path), str(path))
 
 
-def _read_shards(index: Path, recorded: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
-    _verify(index, recorded)
+def _read_shards(index: Path, recorded: Recorded, *, recorded_only: bool) -> dict[str, Tensor]:
+    _verify(index, recorded, recorded_only=recorded_only)
     where = _read_json(index).get("weight_map")
     if not isinstance(where, dict) or not all(isinstance(f, str) and Path(f).name == f for f in where.values()):
         raise WeightsError(f"{index} has a bad weight_map", expected="tensor name: file name", remedy="get it again")
@@ -180,7 +187,7 @@ def _read_shards(index: Path, recorded: Mapping[str, Mapping[str, Any]]) -> dict
         path = index.parent / shard
         if not path.is_file():
             raise WeightsError(f"shard {shard} of {index} is missing", remedy="get it again")
-        _verify(path, recorded)
+        _verify(path, recorded, recorded_only=recorded_only)
         state.update(_read_safetensors(path))
     if set(state) != set(where):
         difference = ", ".join(sorted(set(state) ^ set(where)))
