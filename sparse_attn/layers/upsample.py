@@ -19,12 +19,15 @@ class Upsampler(nn.Sequential):
     """
 
     def __init__(self, scale: int, channels: int) -> None:
-        if scale == 3:
+        whole = isinstance(scale, int) and not isinstance(scale, bool)
+        if whole and scale == 3:
             factors = [3]
-        elif scale >= 1 and scale & (scale - 1) == 0:
+        elif whole and scale >= 1 and scale & (scale - 1) == 0:
             factors = [2] * (scale.bit_length() - 1)
         else:
-            raise ConfigError("unsupported scale", expected="1, 3 or a power of two", got=scale, remedy="use 2, 3 or 4")
+            raise ConfigError(
+                "unsupported scale", expected="1, 3 or a power of two", got=repr(scale), remedy="use 2, 3 or 4"
+            )
         stages: list[nn.Module] = []
         for factor in factors:
             stages += [nn.Conv2d(channels, factor * factor * channels, 3, padding=1), nn.PixelShuffle(factor)]

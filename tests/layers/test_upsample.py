@@ -27,7 +27,7 @@ def test_a_pixel_becomes_a_square_of_its_channels():
             torch.testing.assert_close(out[0, 0, row::2, column::2], maps[0, 2 * row + column])
 
 
-@pytest.mark.parametrize("scale", [0, -2, 5, 6])
+@pytest.mark.parametrize("scale", [0, -2, 5, 6, "4", 2.0, True, None])
 def test_other_scales_are_refused(scale):
-    with pytest.raises(ConfigError, match=f"unsupported scale, expected 1, 3 or a power of two, got {scale}"):
+    with pytest.raises(ConfigError, match=f"unsupported scale, expected 1, 3 or a power of two, got {scale!r};"):
         Upsampler(scale, 4)
