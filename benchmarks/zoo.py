@@ -44,7 +44,9 @@ def table(records: dict[str, dict[str, Any]]) -> str:
     sets = list(dict.fromkeys(key.partition("/")[2] for key in records))
     lines = ["| | " + " | ".join(sets) + " |", "|---|" + "---|" * len(sets)]
     for model in dict.fromkeys(key.partition("/")[0] for key in records):
-        cells = [f"{records[f'{model}/{name}']['psnr']:.2f} / {records[f'{model}/{name}']['ssim']:.4f}" for name in sets]
+        cells = [
+            f"{records[f'{model}/{name}']['psnr']:.2f} / {records[f'{model}/{name}']['ssim']:.4f}" for name in sets
+        ]
         lines.append(f"| {model} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

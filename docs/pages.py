@@ -17,13 +17,11 @@ from sparse_attn import errors
 from sparse_attn.attention import Attention2d, attentions
 from sparse_attn.cli import app
 from sparse_attn.evaluation import EvaluationResult
-from sparse_attn.imaging import Photo
 from sparse_attn.summary import Summary
 from sparse_attn.training.config import Recipe, Stage
 
 # What the public functions return and raise.
 COMPANIONS = (
-    Photo,
     EvaluationResult,
     Summary,
     errors.ConfigError,

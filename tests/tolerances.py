@@ -16,6 +16,8 @@ ABSOLUTE = {
     "psnr.derived": 1e-9,
     "ssim": 1e-6,
     "ssim.derived": 1e-9,
+    "psnr.measured": 1e-3,
+    "ssim.measured": 2e-5,
     "psnr.published": 1e-2,
     "ssim.published": 2e-4,
     "psnr.published.uint8_lr": 1e-3,

@@ -38,10 +38,19 @@ def test_equals_the_original(reference_dir, name, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_released_checkpoints_load(reference_dir, name, dtype):
+def test_checkpoints_made_by_the_authors_code_load(reference_dir, name, dtype):
+    """Networks of other sizes than the released ones, saved as those are."""
     original = read_original(reference_dir, name)
-    model = _like(original)
-    load_checkpoint(model, reference_dir / f"{name}.pt")
+    hyper = original.hyper
+    attention = {"bucket_size": hyper["chunk_size"], "rounds": hyper["n_hashes"]}
+    model = create_model(
+        f"nlsn_x{hyper['scale'][0]}",
+        checkpoint=reference_dir / f"{name}.pt",
+        n_resblocks=hyper["n_resblocks"],
+        n_feats=hyper["n_feats"],
+        attention_at=range(0, hyper["n_resblocks"] + 1, 8),
+        attention_kwargs={**attention, "boundary": "repeat", "rehash": "always"},
+    )
     assert_same_network(model, original, dtype)
 
 
