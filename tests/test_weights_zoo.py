@@ -59,6 +59,13 @@ def test_what_a_folder_holds(tmp_path):
     assert all(torch.equal(stored[name], tensor) for name, tensor in state.items())
 
 
+def test_whoever_may_read_other_files_may_read_weights(tmp_path):
+    beside = tmp_path / "beside"
+    beside.touch()
+    write_zoo_folder(tmp_path / "model", {"w": torch.zeros(2)}, model="toy", config={})
+    assert {f.stat().st_mode for f in (tmp_path / "model").iterdir()} == {beside.stat().st_mode}
+
+
 @pytest.mark.parametrize("limit", [1800, 2**12, 6000])
 def test_shards_are_no_larger_than_allowed_and_follow_the_hubs_index(tmp_path, limit):
     state = _state()

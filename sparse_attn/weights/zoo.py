@@ -192,9 +192,13 @@ def _shard_name(index: int, count: int) -> str:
 
 
 def _safetensors_writer(shard: Mapping[str, Tensor]) -> Callable[[Path], None]:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    return lambda path: save_file(dict(shard), path, metadata={"format": "pt"})
+    # safetensors' own save_file makes files that only their owner may read.
+    def write(path: Path) -> None:
+        path.write_bytes(save(dict(shard), metadata={"format": "pt"}))
+
+    return write
 
 
 def _json_writer(content: Mapping[str, Any]) -> Callable[[Path], None]:
