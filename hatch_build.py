@@ -8,7 +8,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 LARGEST_BUNDLED = 10_000_000
-BUNDLED_FILES = ("config.json", "README.md", "results.json")
+BUNDLED_FILES = ("config.json", "README.md", "results.json", "training_data.json")
 
 
 def bundled_files(zoo: Path) -> list[Path]:
