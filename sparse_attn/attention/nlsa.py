@@ -38,7 +38,7 @@ class NonLocalSparseAttention(Attention2d):
         window: confine attention to local windows of this side or (height, width), in pixels (Figure 6).
         seed: of the rotations.
         rehash: `train` draws fresh rotations in training and fixed ones in evaluation, `always` fresh ones on each
-            call, `never` the fixed ones: needed where activations are checkpointed, as recomputation draws anew.
+            call, `never` the fixed ones: needed where activations are checkpointed, as recomputation would draw anew.
 
     Other arguments are those of `Attention2d`.
     """

@@ -22,7 +22,7 @@ class RandomBucketAttention(Attention2d):
         rounds: R, independent partitions.
         seed: of the partitions.
         rehash: `train` draws fresh partitions in training and a fixed one in evaluation, `always` fresh ones on each
-            call, `never` the fixed ones: needed where activations are checkpointed, as recomputation draws anew.
+            call, `never` the fixed ones: needed where activations are checkpointed, as recomputation would draw anew.
 
     Other arguments are those of `Attention2d`.
     """

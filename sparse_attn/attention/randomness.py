@@ -9,11 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from sparse_attn.attention.settings import any_int, one_of
+from sparse_attn.errors import ConfigError
 
 RANDOM_SETTINGS: Mapping[str, Callable[[Any], Any]] = {
     "seed": any_int("seed"),
     "rehash": one_of("rehash", "train", "always", "never"),
 }
+
+
+def _in_backward() -> bool:
+    """Whether autograd is running: a module called then is being recomputed, by `torch.utils.checkpoint`."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
 class DrawCounter(nn.Module):
@@ -30,8 +36,18 @@ class DrawCounter(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.int64), persistent=False)
 
     def take(self, rehash: str) -> Tensor | int:
-        """The number of the draw to use now: fresh in training with `train`, on each call with `always`, else 0."""
+        """The number of the draw to use now: fresh in training with `train`, on each call with `always`, else 0.
+
+        Raises:
+            ConfigError: a fresh draw in a recomputation: its gradients would be those of another function.
+        """
         if rehash == "always" or (rehash == "train" and self.training):
+            if _in_backward():
+                raise ConfigError(
+                    "a forward pass within a backward pass would draw other groups than the one it repeats",
+                    got=f"rehash={rehash!r} under activation checkpointing",
+                    remedy="configure_attention(model, rehash='never')",
+                )
             self.count += 1
             return self.count.clone()
         return 0

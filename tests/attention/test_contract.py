@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from sparse_attn.attention import (
     Attention2d,
@@ -144,6 +145,19 @@ def test_rehash(name: str) -> None:
         block = make(name, bucket_size=9, rounds=1, rehash=rehash)
         fresh[rehash] = [not torch.equal(block.train(mode)(x), block(x)) for mode in (True, False)]
     assert fresh == {"train": [True, False], "always": [True, True], "never": [False, False]}
+
+
+def test_checkpointed_activations(name: str) -> None:
+    """Recomputation gives the gradients of what was computed, or says that it cannot."""
+    block = make(name, bucket_size=9, rounds=1).double().train()
+    x = torch.randn(1, 6, 11, 13, dtype=torch.float64, requires_grad=True)
+    if takes(name, "rehash"):
+        with pytest.raises(ConfigError, match="rehash='never'"):
+            checkpoint(block, x, use_reentrant=False).square().sum().backward()
+        configure_attention(block, rehash="never")
+    (expected,) = torch.autograd.grad(block(x).square().sum(), x)
+    (got,) = torch.autograd.grad(checkpoint(block, x, use_reentrant=False).square().sum(), x)
+    torch.testing.assert_close(got, expected, atol=0, rtol=0)
 
 
 def test_seed_changes_the_groups(name: str) -> None:
