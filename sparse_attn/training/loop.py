@@ -214,7 +214,11 @@ class Trainer:
                 self._log(loss=round(mean, 6), lr=rate, s_per_step=round(speed, 4), seconds=round(self.seconds, 1))
                 losses = []
             if self.step % self.recipe.val_every == 0 and self.step < stage.steps:
+                looked = time.monotonic()
                 self.validate(self.recipe.val_images)
+                # The run's time includes validation, the time of a step does not.
+                spent = time.monotonic() - looked
+                self.seconds, mark = self.seconds + spent, mark + spent
             if now - saved > 60 * self.recipe.save_minutes:
                 self.save()
                 saved = now

@@ -72,3 +72,8 @@ def picture(path: Path, height: int = 11, width: int = 13, *, grey: bool = False
     path.parent.mkdir(parents=True, exist_ok=True)
     write_image(path, Photo(pixels(height, width, grey=grey, seed=seed)))
     return path
+
+
+def files(folder: Path) -> set[str]:
+    """Everything below a folder, hidden files too."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
