@@ -5,6 +5,9 @@ RELATIVE = {
     "float32": 1e-5,
     "float32.param_grad": 5e-5,
     "bf16": 2e-2,
+    "bf16.rms": 6.5e-3,
+    "bf16.rms_grad": 1.5e-2,
+    "float16.rounded": 1e-3,
     "gradnorm": 1e-3,
     "gradnorm.network": 1e-4,
 }

@@ -116,6 +116,8 @@ class Attention2d(nn.Module, ABC):
 
         Queries and keys are computed outside autocast: rounded to bf16 they would change buckets.
         """
+        # The pixels of a channels_last map are rows of tokens, and on a CPU its convolutions are the fastest.
+        x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, enabled=False):
             precise = x.to(self.embed.weight.dtype)
             embedded = self.embed(precise)
@@ -144,7 +146,15 @@ class Attention2d(nn.Module, ABC):
             out = rearrange(out, "b (h w) c -> b c h w", h=height)
         else:
             out = over_windows(self._attend_tokens, queries, keys, values, self.window)
-        return x + (out if self.res_scale == 1.0 else out * self.res_scale)
+        return self._add_residual(x, out)
+
+    def _add_residual(self, x: Tensor, out: Tensor) -> Tensor:
+        """X + res_scale * out, in the layout of x."""
+        if out.dtype == x.dtype and x.is_contiguous() and not out.is_contiguous():
+            # Two layouts in one sum are slow; and the copy is nobody else's, so the sum goes into it.
+            out = out.contiguous()
+            return (out if self.res_scale == 1.0 else out.mul_(self.res_scale)).add_(x)
+        return torch.add(x, out, alpha=self.res_scale)
 
     def _attend_tokens(self, queries: Tensor, keys: Tensor, values: Tensor, size: Size) -> Tensor:
         groups = self.group(queries, keys, size)

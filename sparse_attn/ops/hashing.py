@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 MAX_BUCKETS = 128
+# Numbers that are projected at once: 16 MiB, as larger tensors come from the system page by page.
+_PROJECTIONS = 2**22
 
 
 def bucket_count(tokens: int, bucket_size: int) -> int:
@@ -31,8 +33,17 @@ def hash_codes(x: Tensor, rotations: Tensor) -> Tensor:
     """
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     with torch.autocast(x.device.type, enabled=False):
-        rotated = torch.einsum("bnd,drf->brnf", x.detach().to(dtype), rotations.to(dtype))
-        return torch.cat([rotated, -rotated], dim=-1).argmax(dim=-1)
+        x, rotations = x.detach().to(dtype), rotations.to(dtype)
+        together = max(1, _PROJECTIONS // (x.shape[0] * x.shape[1] * rotations.shape[2]))
+        return torch.cat([_nearest(x, some) for some in rotations.split(together, dim=1)], dim=1)
+
+
+def _nearest(x: Tensor, rotations: Tensor) -> Tensor:
+    """(B, N, D) tokens and (D, R, m // 2) rotations -> (B, R, N) indices of the largest of [x R, -x R]."""
+    rotated = torch.einsum("bnd,drf->bnrf", x, rotations)
+    (most, above), (least, below) = rotated.max(dim=-1), rotated.min(dim=-1)
+    # Where both ends are equally far out the first index wins, and a NaN is an end.
+    return torch.where(most < -least, below + rotated.shape[-1], above).transpose(1, 2)
 
 
 def sort_by_code(codes: Tensor) -> Tensor:

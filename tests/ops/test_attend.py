@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from sparse_attn.errors import UnknownNameError
 from sparse_attn.ops import Buckets, Groups, KeyLists, attend, reference
+from sparse_attn.ops.backends import _log_once, choose
 from tests.attention.support import assert_close
+from tests.tolerances import RELATIVE
 
 twin = settings(max_examples=40, deadline=None, derandomize=True)
 
@@ -59,46 +61,114 @@ def test_buckets_equal_the_slow_twin(
 
 @given(
     batch=st.integers(1, 2),
-    count=st.integers(4, 37),
+    count=st.integers(1, 37),
     size=st.integers(1, 7),
     rounds=st.integers(1, 3),
     neighbors=st.integers(0, 2),
+    boundary=st.sampled_from(["mask", "repeat"]),
     normalize=st.booleans(),
-    magnitude=st.sampled_from([1.0, 1000.0]),
+    magnitude=st.sampled_from([1.0, 30.0, 1000.0]),
 )
-@twin
+@settings(max_examples=80, deadline=None, derandomize=True)
 def test_blocked_equals_the_slow_twin(
-    batch: int, count: int, size: int, rounds: int, neighbors: int, normalize: bool, magnitude: float
+    batch: int,
+    count: int,
+    size: int,
+    rounds: int,
+    neighbors: int,
+    boundary: str,
+    normalize: bool,
+    magnitude: float,
 ) -> None:
-    """Also where a score may exceed the query's own by so much that its exponential would overflow."""
+    """Scores that need nothing subtracted, the query's own score, and the largest one, as its power would overflow."""
     q, k, v = _tokens(batch, count)
     if normalize:
         k = F.normalize(q, dim=-1)
     order = torch.rand(batch, rounds, count).argsort(dim=-1)
-    buckets = Buckets(order, size, neighbors)
-    if not buckets.is_dense(count):
-        _compare(q * magnitude, k, v, buckets, backend="blocked")
+    _compare(q * magnitude, k, v, Buckets(order, size, neighbors, boundary), backend="blocked")  # type: ignore[arg-type]
 
 
-def test_blocked_walks_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparse_attn.ops.backends.blocked._BLOCK_SCORES", 100)
-    q, k, v = _tokens(2, 53)
-    _compare(q, k, v, Buckets(torch.rand(1, 2, 53).argsort(dim=-1), 5, 2), backend="blocked")
+@pytest.mark.parametrize("count", [5, 23, 61])
+@pytest.mark.parametrize("magnitude", [1.0, 1000.0])
+def test_blocked_dense_equals_the_slow_twin(monkeypatch: pytest.MonkeyPatch, count: int, magnitude: float) -> None:
+    """Several images in a tile, and several tiles in an image."""
+    monkeypatch.setattr("sparse_attn.ops.backends.blocked_dense.TILE", (7, 11))
+    q, k, v = _tokens(3, count)
+    _compare(q * magnitude, k, v, Buckets(None, count), backend="blocked")
 
 
-def test_blocked_is_the_choice_of_auto_and_says_when_it_cannot() -> None:
-    q, k, v = _tokens(1, 23)
+@pytest.mark.parametrize("size", [5, 17])
+@pytest.mark.parametrize("boundary", ["mask", "repeat"])
+@pytest.mark.parametrize("magnitude", [1.0, 1000.0])
+def test_blocked_walks_many_blocks(monkeypatch: pytest.MonkeyPatch, size: int, boundary: str, magnitude: float) -> None:
+    """Blocks of several small chunks, and large chunks of which a block takes some queries at a time."""
+    monkeypatch.setattr("sparse_attn.ops.backends.blocked_rounds.BLOCK_SCORES", 200)
+    monkeypatch.setattr("sparse_attn.ops.backends.blocked_rounds.MIN_ROWS", 4)
+    q, k, v = _tokens(2, 78)
+    order = torch.rand(1, 2, 78).argsort(dim=-1)
+    _compare(q * magnitude, k, v, Buckets(order, size, 2, boundary), backend="blocked")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.5, 1.0])
+@pytest.mark.parametrize("dense", [False, True])
+def test_blocked_in_bf16(scale: float, dense: bool) -> None:
+    """Values in bf16, as under autocast: products in bf16, sums in float32.
+
+    Gradients of scores are differences that vanish where a weight is all but one, as in any attention that keeps its
+    outputs in bf16, so weights are not that peaked here.
+    """
+    torch.manual_seed(0)
+    q = scale * torch.randn(2, 230, 16)
+    k, v = F.normalize(q, dim=-1), torch.randn(2, 230, 32)
+    groups = Buckets(None, 230) if dense else Buckets(torch.rand(1, 2, 230).argsort(dim=-1), 25, 2)
+    cotangent = torch.randn_like(v)
+    results = []
+    for half in (True, False):
+        leaves = [t.clone().requires_grad_() for t in (q, k, v)]
+        values = leaves[2].bfloat16() if half else leaves[2]
+        out = attend(leaves[0], leaves[1], values, groups, backend="blocked" if half else "eager")
+        assert out.dtype == values.dtype
+        results.append([out.float(), *torch.autograd.grad((out.float() * cotangent).sum(), leaves)])
+    for what, got, expected in zip(("output", "q", "k", "v"), *results, strict=True):
+        error = float((got - expected).detach().norm() / expected.detach().norm())
+        assert error <= RELATIVE["bf16.rms" if what == "output" else "bf16.rms_grad"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_blocked_computes_at_least_in_float32(dtype: torch.dtype) -> None:
+    q, k, v = (t.to(dtype) for t in _tokens(1, 23))
     order = torch.rand(1, 2, 23).argsort(dim=-1)
-    chosen, forced = (attend(q, k, v, Buckets(order, 4, 2), backend=b) for b in ("auto", "blocked"))
-    assert torch.equal(chosen, forced)
-    for buckets, tensors, reason in (
-        (Buckets(order, 4, 2, "repeat"), (q, k, v), "boundary='mask' only"),
-        (Buckets(None, 4), (q, k, v), "sparse buckets only"),
-        (Buckets(order, 4, 2), (q.half(), k.half(), v.half()), "the queries are torch.float16"),
-    ):
-        with pytest.warns(UserWarning, match=f"'blocked' falls back to 'eager': .*{reason}"):
-            got = attend(*tensors, buckets, backend="blocked")
-        assert torch.equal(got, attend(*tensors, buckets, backend="eager"))
+    out = attend(q, k, v, Buckets(order, 4, 2), backend="blocked")
+    expected = attend(q.double(), k.double(), v.double(), Buckets(order, 4, 2), backend="eager")
+    assert out.dtype == dtype
+    assert_close(out.double(), expected, "float32" if dtype == torch.float32 else "float16.rounded")
+
+
+def test_blocked_keeps_a_bad_token_to_its_chunk() -> None:
+    """Padding stands in for no token: a NaN elsewhere does not come in through it."""
+    q, k, v = _tokens(1, 23)
+    order = torch.arange(23).expand(1, 1, 23)
+    v[0, 0], q[0, 0] = torch.nan, torch.nan
+    out = attend(q, k, v.requires_grad_(), Buckets(order, 5, 0), backend="blocked")
+    assert out[0, :5].isnan().any() and out[0, 5:].isfinite().all()
+    (grad,) = torch.autograd.grad(out[0, 5:].sum(), v)
+    assert grad[0, 5:].isfinite().all()
+
+
+def test_backends_are_chosen_by_a_ladder_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    q, k, v = _tokens(1, 23)
+    index = torch.rand(1, 23, 23).argsort(dim=-1)[..., :5]
+    assert choose(q, k, v, Buckets(None, 4), "auto") == ("blocked", None)
+    assert choose(q, k, v, Buckets(None, 4), "eager") == ("eager", None)
+    assert choose(q.to("meta"), k.to("meta"), v.to("meta"), Buckets(None, 4), "auto")[0] == "eager"
+    with pytest.warns(UserWarning, match="'blocked' falls back to 'eager': it serves buckets only"):
+        got = attend(q, k, v, KeyLists(index), backend="blocked")
+    assert torch.equal(got, attend(q, k, v, KeyLists(index)))
+    _log_once.cache_clear()
+    with caplog.at_level("INFO", "sparse_attn"):
+        for _ in range(2):
+            attend(q, k, v, Buckets(None, 4))
+    assert [r.message for r in caplog.records] == ["attention on cpu, torch.float64 values: backend blocked"]
 
 
 def test_blocked_refuses_second_order_gradients() -> None:
@@ -126,9 +196,9 @@ def test_key_lists_equal_the_slow_twin(batch: int, count: int, data: st.DataObje
 def test_gradcheck() -> None:
     q, k, v = (t.requires_grad_() for t in _tokens(1, 7))
     order = torch.stack([torch.randperm(7) for _ in range(2)])[None]
-    for boundary in ("mask", "repeat"):
-        buckets = Buckets(order, 2, 2, boundary)  # type: ignore[arg-type]
-        assert torch.autograd.gradcheck(lambda *t, b=buckets: attend(*t, b), (q, k, v))
+    for groups in (Buckets(order, 2, 2), Buckets(order, 2, 2, "repeat"), Buckets(None, 7)):
+        for backend in ("eager", "blocked"):
+            assert torch.autograd.gradcheck(lambda *t, g=groups, b=backend: attend(*t, g, backend=b), (q, k, v))
 
 
 def test_unknown_backend() -> None:

@@ -1,11 +1,14 @@
 """Backends of `attend`: each computes the same function; `auto` picks the fastest one that can.
 
-The ladder of `auto`: `blocked` on the CPU for sparse buckets, else `eager`. A graph that is being exported takes
-`eager`, so that it needs no operator of this package.
+The ladder of `auto`: a graph that is being exported takes `eager`, so that it needs no operator of this package; CUDA
+tensors take `triton`, CPU tensors `blocked`; what these cannot compute takes `eager`. Each choice is logged once, at
+level INFO, by the logger `sparse_attn`.
 """
 
 from __future__ import annotations
 
+import functools
+import logging
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -14,10 +17,12 @@ import torch
 from torch import Tensor
 
 from sparse_attn.errors import unknown_name
-from sparse_attn.ops.backends import blocked, eager
+from sparse_attn.ops.backends import blocked, eager, triton_op
 from sparse_attn.ops.grouping import Buckets, Groups
 
-BACKENDS = ("auto", "blocked", "eager")
+BACKENDS = ("auto", "blocked", "eager", "triton")
+_FUSED = {"blocked": blocked, "triton": triton_op}
+_log = logging.getLogger("sparse_attn")
 
 
 def check_backend(name: object) -> str:
@@ -33,18 +38,39 @@ def check_backend(name: object) -> str:
 
 def flop_formulas() -> dict[Any, Callable[..., int]]:
     """For `torch.utils.flop_counter`, which cannot look into this package's own operators: what they cost."""
-    return {torch.ops.sparse_attn.blocked_forward: blocked.forward_flops}
+    return {
+        torch.ops.sparse_attn.blocked_forward: blocked.forward_flops,
+        torch.ops.sparse_attn.triton_forward: triton_op.forward_flops,
+    }
+
+
+def choose(q: Tensor, k: Tensor, v: Tensor, groups: Groups, backend: str) -> tuple[str, str | None]:
+    """The backend that will compute this, and why it is not the one that was asked for or that `auto` would prefer."""
+    if backend == "eager":
+        return "eager", None
+    wanted = backend
+    if backend == "auto":
+        if torch.compiler.is_exporting():
+            return "eager", "the graph is being exported"
+        wanted = "triton" if q.device.type == "cuda" else "blocked"
+    reason = _FUSED[wanted].why_not(q, k, v, groups)
+    return (wanted, None) if reason is None else ("eager", reason)
+
+
+@functools.cache
+def _log_once(backend: str, device: str, dtype: torch.dtype, reason: str | None) -> None:
+    _log.info("attention on %s, %s values: backend %s%s", device, dtype, backend, f", as {reason}" if reason else "")
 
 
 def run(q: Tensor, k: Tensor, v: Tensor, groups: Groups, backend: str) -> Tensor:
     """`attend` by a backend of this name; one that cannot falls back to `eager` and warns."""
-    if check_backend(backend) != "eager" and not (backend == "auto" and torch.compiler.is_exporting()):
-        reason = blocked.why_not(q, groups)
-        if reason is None:
-            assert isinstance(groups, Buckets)
-            return blocked.attend_buckets(q, k, v, groups)
-        if backend == "blocked":
-            warnings.warn(f"backend 'blocked' falls back to 'eager': {reason}", stacklevel=2)
-    if isinstance(groups, Buckets):
+    chosen, reason = choose(q, k, v, groups, check_backend(backend))
+    if reason is not None and backend != "auto":
+        warnings.warn(f"backend {backend!r} falls back to 'eager': {reason}", stacklevel=2)
+    if not torch.compiler.is_compiling():
+        _log_once(chosen, q.device.type, v.dtype, reason)
+    if not isinstance(groups, Buckets):
+        return eager.attend_key_lists(q, k, v, groups.index)
+    if chosen == "eager":
         return eager.attend_buckets(q, k, v, groups)
-    return eager.attend_key_lists(q, k, v, groups.index)
+    return _FUSED[chosen].attend_buckets(q, k, v, groups)

@@ -1,0 +1,103 @@
+"""What the CPU backend subtracts from a query's scores before it takes powers, and how gradients account for it.
+
+Softmax is the same for any per-query constant m_i: out_i = sum E V / sum E, with E = 2^(s - m_i). So tiles of keys, and
+all rounds (Eq. 11), merge by plain addition, without a running maximum. Where no score can be large m_i is 0. Else it
+is the query's score with itself: where keys are normalised queries that is ||q_i||, the maximum. Only where E could
+overflow even so, as keys are not normalised, m_i is the true maximum, at one more pass over the scores.
+
+Powers are of two, which PyTorch computes three times as fast as those of e: queries are multiplied by log2(e), and
+scores, m_i and the logarithms of sums are to base 2.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+LOG2_E = math.log2(math.e)
+LN_2 = math.log(2.0)
+
+# Scores up to which m_i = 0 is good: those of bf16 are rounded, by 2^-9 of their size.
+_SMALL = {torch.bfloat16: 2.0}
+_SMALL_ELSE = 32.0
+# 2^80 times the values, summed over all keys, stays in the range of float32.
+_SAFE = 80.0
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that sums are kept in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def choose_shift(q: Tensor, k: Tensor) -> tuple[Tensor | None, bool]:
+    """m_i of queries (..., N, D), to base 2: None for 0, else (..., N, 1); and whether it may be too small."""
+    dtype = wide(q.dtype)
+    bound = q.norm(dim=-1, keepdim=True, dtype=dtype) * k.norm(dim=-1, keepdim=True, dtype=dtype).amax(-2, True)
+    if bool(bound.max() <= _SMALL.get(q.dtype, _SMALL_ELSE)):
+        return None, False
+    own = (q.to(dtype) * k.to(dtype)).sum(-1, keepdim=True)
+    return own, not bool((bound - own).max() < _SAFE)
+
+
+class Scratch:
+    """Memory that tiles use one after another: what an allocator hands out afresh costs a page fault each 4 KiB.
+
+    Args:
+        like: gives the dtype.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._held: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        """An uninitialised tensor; the last one of this name is overwritten."""
+        size = math.prod(shape)
+        if name not in self._held or self._held[name].numel() < size:
+            self._held[name] = self._like.new_empty(size, dtype=dtype)
+        return self._held[name][:size].view(shape)
+
+    def product(self, name: str, left: Tensor, right: Tensor, subtract: Tensor | None = None) -> Tensor:
+        """(b, M, K) (b, K, N) -> (b, M, N), less a (b, M, 1) tensor."""
+        out = self.take(name, left.shape[0], left.shape[1], right.shape[2])
+        if subtract is None:
+            return torch.bmm(left, right, out=out)
+        return torch.baddbmm(subtract, left, right, beta=-1, out=out)
+
+
+def log_sums(shift: Tensor | None, total: Tensor) -> Tensor:
+    """The log2-sum-exp2 of the scores, (..., N), from the sums of E, (..., N, 1)."""
+    return (total.log2() if shift is None else shift + total.log2()).squeeze(-1)
+
+
+def prepare_backward(
+    grad: Tensor, out: Tensor, log_sum: Tensor, *, small: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """What to subtract from scores in the backward pass, and dO and dO . O of each query to go with it.
+
+    P = 2^(s - log_sum), but cheaper, or all that is possible where log_sum is rounded to the products' dtype, is a
+    power that is too large by 2^(log_sum - subtracted). Gradients contain P only in products with dO, which is made
+    smaller by as much.
+
+    Args:
+        grad: dO, (..., N, C).
+        out: O, (..., N, C).
+        log_sum: (..., N), to base 2.
+        small: whether the forward pass subtracted nothing.
+    """
+    exact = log_sum.unsqueeze(-1)
+    shift = None if small else exact.to(grad.dtype)
+    if shift is None or grad.dtype != exact.dtype:
+        factor = (-exact if shift is None else shift.to(exact.dtype) - exact).exp2_()
+        grad = (grad * factor).to(grad.dtype)
+    return shift, grad, (grad.to(exact.dtype) * out).sum(-1, keepdim=True).to(grad.dtype)
+
+
+def accumulate(total: Tensor, left: Tensor, right: Tensor, scratch: Scratch) -> None:
+    """Adds left @ right to `total`, in its precision."""
+    if total.dtype == left.dtype:
+        total.baddbmm_(left, right)
+    else:
+        total += scratch.product("accumulate", left, right)
