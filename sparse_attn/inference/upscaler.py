@@ -29,6 +29,9 @@ class Upscaler:
     tile's. The result is deterministic, but an attention that would see the whole picture sees only its tile, so it
     depends on the tile's size: give `tile` for the same result whatever memory is free.
 
+    All tiles of a picture have the same size, so a compiled model is compiled once for each size of tile:
+    `Upscaler(torch.compile(model, mode="reduce-overhead", dynamic=False), tile=192)` replays it as a CUDA graph.
+
     Automatic tile size: the bytes of all live tensors are counted in two forward passes, on 24x24 and on 48x48 pixels
     of noise, and give the peak as b*N + c*N^2 for N LR pixels; a picture is cut into the largest tiles whose peak,
     times 1.5 for what is not counted, fits `memory_limit`. The picture and its enlargement themselves, at 4 bytes a
@@ -182,7 +185,8 @@ class Upscaler:
 
     def _checked(self, x: Tensor) -> Tensor:
         """The model's output, once its shape is found to be what `scale` says."""
-        out: Tensor = self.model(x)
+        # Convolutions of channels_last maps are the faster ones, on CPUs and on GPUs in half precision.
+        out: Tensor = self.model(x.contiguous(memory_format=torch.channels_last))
         expected = (*x.shape[:2], self.scale * x.shape[2], self.scale * x.shape[3])
         if tuple(out.shape) != expected:
             raise ConfigError("the model's output does not fit its scale", expected=expected, got=tuple(out.shape))

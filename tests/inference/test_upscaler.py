@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -112,10 +113,30 @@ def test_tiles_equal_the_whole_away_from_their_borders() -> None:
 
 
 def test_one_tile_is_the_model_itself() -> None:
+    """It is given in channels_last, the layout that convolutions are fastest in, and comes back contiguous."""
     model = tiny().eval()
     x = torch.rand(1, 3, 19, 23)
     for tile in (0, None, 23, 64):
-        assert torch.equal(Upscaler(model, tile=tile)(x), model(x))
+        out = Upscaler(model, tile=tile)(x)
+        assert out.is_contiguous()
+        assert torch.equal(out, model(x.to(memory_format=torch.channels_last)))
+
+
+def test_a_compiled_model_is_compiled_once_for_all_tiles() -> None:
+    torch.compiler.reset()
+    model = tiny(attention="nlsa", attention_at=[1], attention_kwargs={"bucket_size": 16}).eval()
+    graphs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., object]:
+        graphs.append(len(graph.graph.nodes))
+        return graph.forward
+
+    compiled = torch.compile(model, backend=backend, dynamic=False, fullgraph=True)
+    x = torch.rand(1, 3, 47, 61)
+    settings = {"tile": 29, "overlap": 11}
+    out = Upscaler(compiled, **settings)(x)
+    torch.testing.assert_close(out, Upscaler(model, **settings)(x), rtol=0, atol=ABSOLUTE["network.float32"])
+    assert len(graphs) == 1
 
 
 def test_progress_counts_tiles() -> None:
