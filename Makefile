@@ -10,7 +10,7 @@ help:
 	@echo "make test    format, lint, types, floors, docs and tests"
 	@echo "make lint    the same without docs and tests"
 	@echo "make docs    build the documentation into site/"
-	@echo "make bench   time the attentions, and the import"
+	@echo "make bench   time the import, and run every benchmark on toys; sparse-attn bench --help measures"
 	@echo "make clean   remove what the other commands made, except .venv and runs"
 
 $(INSTALLED): pyproject.toml hatch_build.py

@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 
 import pages
+from bench_tables import bench_section
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -43,6 +44,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     """Fills in the tables."""
     fillers = {
         "attentions": pages.attention_table,
+        "benchmarks": bench_section,
         "recipe": pages.recipe_table,
         "zoo": zoo_table,
         "zoo-models": zoo_section,

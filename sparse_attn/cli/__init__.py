@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sparse_attn.cli import attentions, demo, evaluate, models, summary, train, upscale
+from sparse_attn.cli import attentions, bench, demo, evaluate, models, summary, train, upscale
 from sparse_attn.cli.output import INTERRUPTED, Commands, print_error
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (upscale, models, attentions, summary, evaluate, train, demo):
+for module in (upscale, models, attentions, summary, evaluate, bench, train, demo):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 
 
