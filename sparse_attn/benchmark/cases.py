@@ -43,6 +43,7 @@ class Case:
         model: a registered network, instead of one block; C, R and k are its own then.
         tiny: a toy, whose numbers mean nothing; a network of one residual block with the C, R and k given here.
         training: whole training steps of the network, instead of its forward pass.
+        forward_only: a block's backward pass is not timed.
     """
 
     channels: int
@@ -53,6 +54,7 @@ class Case:
     model: str | None = None
     tiny: bool = False
     training: bool = False
+    forward_only: bool = False
 
     @property
     def tokens(self) -> int:
@@ -63,7 +65,7 @@ class Case:
     def passes(self) -> tuple[Pass, ...]:
         """What is timed: of a block forward, and forward and backward together."""
         if self.model is None:
-            return ("forward", "both")
+            return ("forward",) if self.forward_only else ("forward", "both")
         return ("step",) if self.training else ("forward",)
 
     @property

@@ -75,7 +75,7 @@ _ALL = [
     Contender(name="blocked bf16", settings={"backend": "blocked"}, bf16=True),
     Contender(name="triton", settings={"backend": "triton"}),
     Contender(name="triton bf16", settings={"backend": "triton"}, bf16=True),
-    Contender(name="dense naive", attention="nla", write=dense_naive, every_pair=True, scores=3),
+    Contender(name="dense naive", attention="nla", write=dense_naive, every_pair=True, scores=4),
     Contender(name="dense sdpa", attention="nla", write=dense_sdpa, every_pair=True),
     Contender(name="nla", attention="nla", every_pair=True),
     Contender(name="network eager", settings={"backend": "eager"}),

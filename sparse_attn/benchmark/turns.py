@@ -41,6 +41,7 @@ def measure(
     *,
     say: Say = lambda _: None,
     start: Start = Remote,
+    keep: Callable[[Record], None] = lambda _: None,
     command: str | None = None,
 ) -> Record:
     """Checks, times and judges.
@@ -51,8 +52,10 @@ def measure(
         bars: what to judge in the end.
         say: called with a line before each case.
         start: starts a worker, as `start(make, *arguments, threads=...)`.
+        keep: called with the record after each case, so that what interrupts a run loses one case only.
         command: the command line, for the record.
     """
+    bars = list(bars)
     say("the machine's rates")
     worker = start(Rates, setup.device, threads=setup.threads)
     try:
@@ -63,7 +66,8 @@ def measure(
     for case, names in entries:
         say(f"{case.label}: {', '.join(names)}")
         record.rows += measure_case(setup, case, names, rates, start=start)
-    record.bars = [bar.judge(record.rows) for bar in bars]
+        record.bars = [bar.judge(record.rows) for bar in bars]
+        keep(record)
     return record
 
 

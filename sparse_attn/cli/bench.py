@@ -36,7 +36,7 @@ def command(
     threads: Annotated[int | None, typer.Option(min=1, help="Of PyTorch; by default as many as it takes.")] = None,
     limit: Annotated[float, typer.Option(min=0.1, help="Leave out what takes more seconds a pass.")] = 30.0,
     device: options.Device = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write every number there.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write every number there, after each case.")] = None,
     plots_folder: Annotated[Path | None, typer.Option("--plots", help="Write SVG plots there.")] = None,
 ) -> None:
     """Measure speed and memory.
@@ -71,11 +71,11 @@ def command(
         _only(entries, contenders),
         bars,
         say=lambda text: typer.echo(text, err=True),
+        keep=lambda record: None if json_file is None else write_text(json_file, record.to_json()),
         command=shlex.join(["sparse-attn", "bench", *words]),
     )
     typer.echo(report(record))
     if json_file is not None:
-        write_text(json_file, record.to_json())
         typer.echo(f"written to {json_file}")
     if plots_folder is not None:
         for name, svg in plots(record).items():

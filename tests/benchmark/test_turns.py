@@ -98,7 +98,17 @@ def test_a_run_from_end_to_end() -> None:
     said: list[str] = []
     bar = Bar(case=SMALL, contender="eager", against=("authors",), run="both", wanted=1e-6)
     entries = [(SMALL, ("authors", "eager")), (replace(SMALL, side=1), ("authors",))]
-    record = measure(setup(runs=2), entries, [bar], say=said.append, start=Here, command="a command")
+    kept: list[int] = []
+    record = measure(
+        setup(runs=2),
+        entries,
+        [bar],
+        say=said.append,
+        start=Here,
+        keep=lambda record: kept.append(len(record.rows)),
+        command="a command",
+    )
+    assert kept == [2, 3]
     assert [row.problem for row in record.rows] == [
         None,
         None,

@@ -54,14 +54,13 @@ def blocked_backward(
         if order is None:
             return blocked_dense.backward(grad, q, k, v, out, log_sum)
         plan = Plan(q.shape[1], bucket_size, neighbors, repeat)
-        grads = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+        grads = [torch.zeros_like(x, dtype=wide(x.dtype)) for x in (q, k, v)]
         scratch = Scratch(q)
         for b in range(q.shape[0]):
             orders = order[b % order.shape[0]]
-            image = blocked_rounds.backward(grad[b], q[b], k[b], v[b], orders, out[b], log_sum[b], plan, scratch)
-            for into, part in zip(grads, image, strict=True):
-                into[b] = part
-    return grads
+            into = [x[b] for x in grads]
+            blocked_rounds.backward(grad[b], q[b], k[b], v[b], orders, out[b], log_sum[b], plan, into, scratch)
+    return grads[0].to(q.dtype), grads[1].to(k.dtype), grads[2].to(v.dtype)
 
 
 @blocked_forward.register_fake

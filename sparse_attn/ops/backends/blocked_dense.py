@@ -70,10 +70,16 @@ def backward(
     """The gradients of q, k and v, with dS = P (dO V^T - dO . O)."""
     q = q * LOG2_E
     dq, dk, dv = (torch.zeros_like(x, dtype=log_sum.dtype) for x in (q, k, v))
-    shift, grad, mean = prepare_backward(grad, out, log_sum, small=choose_shift(q, k)[0] is None)
+    prepared = prepare_backward(
+        grad.flatten(0, 1), out.flatten(0, 1), log_sum.flatten(), small=choose_shift(q, k)[0] is None
+    )
+    shift, factor, mean = (None if x is None else x.unflatten(0, log_sum.shape) for x in prepared)
+    assert mean is not None
     scratch = Scratch(q)
     for images, rows in _query_tiles(len(q), q.shape[1]):
         queries, grads = q[images, rows], grad[images, rows]
+        if factor is not None:
+            grads = grads * factor[images, rows]
         for keys in _slices(k.shape[1], TILE[1]):
             p = scratch.product("p", queries, k[images, keys].mT, _part(shift, images, rows)).exp2_()
             accumulate(dv[images, keys], p.mT, grads, scratch)

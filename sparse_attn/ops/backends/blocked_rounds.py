@@ -7,7 +7,7 @@ is added to its tokens at once: nothing is padded, tripled or unsorted, and no t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -217,14 +217,17 @@ def backward(
     out: Tensor,
     log_sum: Tensor,
     plan: Plan,
+    grads: Sequence[Tensor],
     scratch: Scratch,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One image: the gradients of q, k and v, with dS = P (dO V^T - dO . O)."""
+) -> None:
+    """One image: adds the gradients of q, k and v to `grads`, with dS = P (dO V^T - dO . O)."""
     q = q * LOG2_E
-    dq, dk, dv = (torch.zeros_like(x, dtype=log_sum.dtype) for x in (q, k, v))
-    shift, grad, mean = prepare_backward(grad, out, log_sum, small=choose_shift(q, k)[0] is None)
+    dq, dk, dv = grads
+    shift, factor, mean = prepare_backward(grad, out, log_sum, small=choose_shift(q, k)[0] is None)
     for block in _blocks(plan, orders, scratch):
-        queries, grads, means = (block.queries(name, x) for name, x in (("q", q), ("grad", grad), ("mean", mean)))
+        queries, grad_out, means = (block.queries(name, x) for name, x in (("q", q), ("grad", grad), ("mean", mean)))
+        if factor is not None:
+            grad_out *= block.queries("factor", factor)
         shifts = None if shift is None else block.queries("shift", shift)
         keys, values = block.windows("k", k), block.windows("v", v)
         dks, dvs = (
@@ -235,10 +238,10 @@ def backward(
         for rows in plan.row_slices():
             p = block.powers(queries, keys, shifts, rows)
             block.clear_not_queries(p, rows)
-            plan.add_to_windows(dvs, p, grads[:, rows], scratch)
-            ds = scratch.product("ds", grads[:, rows], values.mT, means[:, rows]).mul_(p)
+            plan.add_to_windows(dvs, p, grad_out[:, rows], scratch)
+            ds = scratch.product("ds", grad_out[:, rows], values.mT, means[:, rows]).mul_(p)
             block.add_to_queries(dq, scratch.product("dq", ds, keys), rows)
             plan.add_to_windows(dks, ds, queries[:, rows], scratch)
         block.add_to_keys(dk, dks)
         block.add_to_keys(dv, dvs)
-    return dq.to(q.dtype), dk.mul_(LN_2).to(k.dtype), dv.to(v.dtype)
+    dk.mul_(LN_2)

@@ -24,6 +24,7 @@ _SMALL = {torch.bfloat16: 2.0}
 _SMALL_ELSE = 32.0
 # 2^80 times the values, summed over all keys, stays in the range of float32.
 _SAFE = 80.0
+_ROWS = 2048
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -74,25 +75,31 @@ def log_sums(shift: Tensor | None, total: Tensor) -> Tensor:
 
 def prepare_backward(
     grad: Tensor, out: Tensor, log_sum: Tensor, *, small: bool
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """What to subtract from scores in the backward pass, and dO and dO . O of each query to go with it.
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
+    """What to subtract from scores in the backward pass, the factor on dO to go with it, and that times dO . O.
 
     P = 2^(s - log_sum), but cheaper, or all that is possible where log_sum is rounded to the products' dtype, is a
     power that is too large by 2^(log_sum - subtracted). Gradients contain P only in products with dO, which is made
     smaller by as much.
 
     Args:
-        grad: dO, (..., N, C).
-        out: O, (..., N, C).
-        log_sum: (..., N), to base 2.
+        grad: dO, (N, C).
+        out: O, (N, C).
+        log_sum: (N,), to base 2.
         small: whether the forward pass subtracted nothing.
+
+    Returns:
+        Each (N, 1), in the dtype of `grad`; None subtracts nothing, and is the factor 1.
     """
     exact = log_sum.unsqueeze(-1)
+    # In parts, as the products of all tokens would be as large as the values.
+    parts = zip(grad.split(_ROWS), out.split(_ROWS), strict=True)
+    mean = torch.cat([(g.to(exact.dtype) * o).sum(-1, keepdim=True) for g, o in parts])
     shift = None if small else exact.to(grad.dtype)
-    if shift is None or grad.dtype != exact.dtype:
-        factor = (-exact if shift is None else shift.to(exact.dtype) - exact).exp2_()
-        grad = (grad * factor).to(grad.dtype)
-    return shift, grad, (grad.to(exact.dtype) * out).sum(-1, keepdim=True).to(grad.dtype)
+    if shift is not None and shift.dtype == exact.dtype:
+        return shift, None, mean
+    factor = (-exact if shift is None else shift.to(exact.dtype) - exact).exp2_()
+    return shift, factor.to(grad.dtype), mean.mul_(factor).to(grad.dtype)
 
 
 def accumulate(total: Tensor, left: Tensor, right: Tensor, scratch: Scratch) -> None:
