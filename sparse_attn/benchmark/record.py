@@ -18,7 +18,14 @@ from sparse_attn.benchmark.scaling import median
 from sparse_attn.errors import DataError
 
 # What changes how memory is handed out, and with it the time that page faults take.
-_ALLOCATOR = ("MALLOC_", "GLIBC_TUNABLES", "LD_PRELOAD", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+_ALLOCATOR = (
+    "MALLOC_",
+    "THP_MEM_ALLOC_ENABLE",
+    "GLIBC_TUNABLES",
+    "LD_PRELOAD",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

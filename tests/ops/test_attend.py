@@ -134,6 +134,15 @@ def test_blocked_in_bf16(scale: float, dense: bool) -> None:
         assert error <= RELATIVE["bf16.rms" if what == "output" else "bf16.rms_grad"]
 
 
+def test_blocked_in_bf16_compiles_whole() -> None:
+    torch.compiler.reset()
+    q, k, v = _tokens(1, 23)
+    buckets = Buckets(torch.rand(1, 2, 23).argsort(dim=-1), 4, 2)
+    compiled = torch.compile(partial(attend, groups=buckets), fullgraph=True, backend="aot_eager")
+    args = q.float(), k.float(), v.bfloat16()
+    assert torch.equal(compiled(*args), attend(*args, buckets))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_blocked_computes_at_least_in_float32(dtype: torch.dtype) -> None:
     q, k, v = (t.to(dtype) for t in _tokens(1, 23))

@@ -6,7 +6,7 @@ number a query. `blocked_rounds` serves sparse buckets, `blocked_dense` dense at
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,11 @@ from sparse_attn.ops.backends import blocked_dense, blocked_rounds
 from sparse_attn.ops.backends.blocked_rounds import Plan
 from sparse_attn.ops.backends.blocked_shift import Scratch, wide
 from sparse_attn.ops.grouping import Buckets, Groups
+
+# PyTorch asks the processor in a private function; should it be gone, float32 is the safe answer. Asked here, as a
+# compiler could not look into it.
+_ASK: Callable[[], bool] | None = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+_MULTIPLIES_BF16 = _ASK is not None and _ASK()
 
 
 @torch.library.custom_op("sparse_attn::blocked_forward", mutates_args=())
@@ -115,7 +120,7 @@ def why_not(q: Tensor, k: Tensor, v: Tensor, groups: Groups) -> str | None:
 
 def _product_dtype(q: Tensor, v: Tensor) -> torch.dtype:
     """What the products run in: bf16 for bf16 values where the CPU multiplies in it, else float32 or float64."""
-    if v.dtype == torch.bfloat16 and torch.cpu._is_avx512_bf16_supported():
+    if v.dtype == torch.bfloat16 and _MULTIPLIES_BF16:
         return torch.bfloat16
     return wide(torch.promote_types(q.dtype, v.dtype))
 
