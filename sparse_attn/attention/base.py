@@ -149,7 +149,7 @@ class Attention2d(nn.Module, ABC):
         return self._add_residual(x, out)
 
     def _add_residual(self, x: Tensor, out: Tensor) -> Tensor:
-        """X + res_scale * out, in the layout of x."""
+        """The sum x + res_scale * out, in the layout of x."""
         if out.dtype == x.dtype and x.is_contiguous() and not out.is_contiguous():
             # Two layouts in one sum are slow; and the copy is nobody else's, so the sum goes into it.
             out = out.contiguous()

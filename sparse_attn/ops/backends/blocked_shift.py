@@ -98,8 +98,9 @@ def prepare_backward(
     shift = None if small else exact.to(grad.dtype)
     if shift is not None and shift.dtype == exact.dtype:
         return shift, None, mean
-    factor = (-exact if shift is None else shift.to(exact.dtype) - exact).exp2_()
-    return shift, factor.to(grad.dtype), mean.mul_(factor).to(grad.dtype)
+    factor = (-exact if shift is None else shift.to(exact.dtype) - exact).exp2_().to(grad.dtype)
+    # By the rounded factor: the two are subtracted from each other, and should be off alike.
+    return shift, factor, mean.mul_(factor).to(grad.dtype)
 
 
 def accumulate(total: Tensor, left: Tensor, right: Tensor, scratch: Scratch) -> None:
