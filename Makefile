@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml hatch_build.py
 	@$(PYTHON) -m venv .venv || \
 		{ echo "$(PYTHON) cannot make a virtual environment: on Debian and Ubuntu, apt install python3-venv"; exit 1; }
 	@echo "installing into .venv (once; PyTorch is a large download)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,docs,train]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,docs]"
 	@touch $@
 
 demo: $(INSTALLED)

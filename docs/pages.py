@@ -8,7 +8,6 @@ import json
 import re
 from typing import Any
 
-from typer.core import TyperGroup
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -122,13 +121,20 @@ def python_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def _commands(group: Any) -> list[list[str]]:
+    """The words of the command and of each sub-command, however deep."""
+    found: list[list[str]] = [[]]
+    for name, command in getattr(group, "commands", {}).items():
+        found += [[name, *words] for words in _commands(command)]
+    return found
+
+
 def command_page() -> str:
     """The help of the command and of each sub-command."""
     runner = CliRunner(env={"COLUMNS": "100"})
     group = get_command(app)
-    assert isinstance(group, TyperGroup)
     parts = ["# Command line"]
-    for words in ([], *([name] for name in group.commands)):
+    for words in _commands(group):
         shown = runner.invoke(app, [*words, "--help"], prog_name="sparse-attn", catch_exceptions=False)
         title = " ".join(["sparse-attn", *words])
         parts.append(f"## {title}\n\n```text\n{shown.output.strip()}\n```")

@@ -68,8 +68,24 @@ def parameters(name: str) -> str:
     return f"{sum(p.numel() for p in model.parameters()):,}"
 
 
+def trained(folder: Path) -> dict[str, Any]:
+    """The model's `training.json`: how long it was trained, where and when; empty where that is not recorded."""
+    file = folder / "training.json"
+    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return content
+
+
+def _cost(folder: Path) -> str:
+    """Steps and minutes of training in a few words."""
+    record = trained(folder)
+    return f"{record['steps']:,} steps, {record['seconds'] / 60:.0f} min" if record else ""
+
+
 def zoo_table(zoo: Path = ZOO) -> str:
-    """A row for each model, and for whatever else was measured on the same images; a column for each set of images."""
+    """A row for each model, and for whatever else was measured on the same images; a column for each set of images.
+
+    Where training is on record, there is a column for what it took.
+    """
     lines = [line for folder in zoo_models(zoo) for line in measured(folder)]
     if not lines:
         return NOTHING_YET
@@ -78,14 +94,17 @@ def zoo_table(zoo: Path = ZOO) -> str:
     for line in lines:
         row = rows.setdefault((line.scale, sparse_attn.is_model(line.model), line.model, line.ensemble), {})
         row[line.images] = f"{line.psnr:.2f} / {line.ssim:.4f}"
+    costs = {folder.name: _cost(folder) for folder in zoo_models(zoo)}
+    told = any(costs.values())
     table = [
-        f"| model | scale | parameters | {' | '.join(columns)} |",
-        "|---|---|--:|" + "---|" * len(columns),
+        f"| model | scale | parameters |{' trained |' if told else ''} {' | '.join(columns)} |",
+        "|---|---|--:|" + "---|" * (len(columns) + told),
     ]
     for (scale, is_model, name, ensemble), row in sorted(rows.items()):
         label = f"`{name}`" + (", mean of 8 flips and turns" if ensemble else "") if is_model else name
         cells = " | ".join(row.get(column, "") for column in columns)
-        table.append(f"| {label} | ×{scale} | {parameters(name) if is_model else ''} | {cells} |")
+        cost = f" {costs.get(name, '')} |" if told else ""
+        table.append(f"| {label} | ×{scale} | {parameters(name) if is_model else ''} |{cost} {cells} |")
     return "\n".join(table)
 
 
@@ -103,6 +122,11 @@ def _about(folder: Path) -> str:
         f'`sparse_attn.create_model("{folder.name}", pretrained=True)`. '
         f"Data, licences and machine are in its model card, `zoo/{folder.name}/README.md`.",
     ]
+    record = trained(folder)
+    if record:
+        machine = record.get("machine", {})
+        place = machine.get("gpu") or f"{record['threads']} threads of {machine.get('cpu', 'an unknown processor')}"
+        parts.append(f"Trained on {record['date'][:10]} for {_cost(folder)}, on {place}.")
     recipe = folder / "recipe.yaml"
     if recipe.is_file():
         parts.append(f"Trained by its recipe:\n\n```yaml\n{recipe.read_text(encoding='utf-8').strip()}\n```")

@@ -116,8 +116,10 @@ def test_wheel_bundles_small_models_only(tmp_path: Path) -> None:
         (tmp_path / name / "config.json").write_text("{}")
         (tmp_path / name / "log.jsonl").write_text("{}")
         (tmp_path / name / "model.safetensors").write_bytes(bytes(size))
-    bundled = hatch_build.bundled_files(tmp_path)
-    assert [str(file.relative_to(tmp_path)) for file in bundled] == ["small/config.json", "small/model.safetensors"]
+    (tmp_path / "ablations" / "scales").mkdir(parents=True)
+    (tmp_path / "ablations" / "scales" / "tiny.yaml").write_text("")
+    bundled = [file.relative_to(tmp_path).as_posix() for file in hatch_build.bundled_files(tmp_path)]
+    assert bundled == ["small/config.json", "small/model.safetensors", "ablations/scales/tiny.yaml"]
 
 
 def test_floors_are_enforced(extended_house: Path, tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sparse_attn.attention import attentions, create_attention
 from sparse_attn.errors import ConfigError
@@ -44,6 +46,7 @@ class SlottedBody(nn.Module):
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.grad_checkpointing = False
         self.blocks = nn.ModuleList(blocks)
         self.attention = nn.ModuleDict()
         whole = isinstance(attention_at, Sequence) and all(type(p) is int for p in attention_at)
@@ -74,8 +77,20 @@ class SlottedBody(nn.Module):
             if str(position) in slots:
                 x = slots[str(position)](x)
             if position < len(self.blocks):
-                x = self.blocks[position](x)
+                x = self._block(self.blocks[position], x)
         return x
+
+    def set_grad_checkpointing(self, *, enable: bool = True) -> None:
+        """In training, blocks keep their input only and are computed again in the backward pass.
+
+        Attentions are not: they keep little, and those that draw fresh groups would draw others the second time.
+        """
+        self.grad_checkpointing = enable
+
+    def _block(self, block: nn.Module, x: Tensor) -> Tensor:
+        if self.grad_checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)
 
 
 def _takes(attention: str | Callable[..., nn.Module], name: str) -> bool:

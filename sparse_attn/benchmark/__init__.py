@@ -2,8 +2,8 @@
 
 from sparse_attn.benchmark.cases import SUITES, Case, Grid
 from sparse_attn.benchmark.drawing import plots
-from sparse_attn.benchmark.record import Record, Setup
+from sparse_attn.benchmark.record import Record, Setup, describe_machine
 from sparse_attn.benchmark.table import report
 from sparse_attn.benchmark.turns import measure
 
-__all__ = ["SUITES", "Case", "Grid", "Record", "Setup", "measure", "plots", "report"]
+__all__ = ["SUITES", "Case", "Grid", "Record", "Setup", "describe_machine", "measure", "plots", "report"]

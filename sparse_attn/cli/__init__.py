@@ -8,7 +8,20 @@ from typing import Annotated
 
 import typer
 
-from sparse_attn.cli import attentions, bench, demo, evaluate, models, summary, train, upscale
+from sparse_attn.cli import (
+    attentions,
+    bench,
+    data,
+    demo,
+    evaluate,
+    models,
+    plot,
+    reproduce,
+    summary,
+    throughput,
+    train,
+    upscale,
+)
 from sparse_attn.cli.output import INTERRUPTED, Commands, print_error
 
 app = typer.Typer(
@@ -21,8 +34,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (upscale, models, attentions, summary, evaluate, bench, train, demo):
+for module in (upscale, models, attentions, summary, evaluate, bench, train, plot, throughput, reproduce, demo):
     app.command(module.__name__.rpartition(".")[2])(module.command)
+app.add_typer(data.app, name="data")
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,16 +1,44 @@
-"""The recipe: dataclasses read from YAML, every field checked when it is read."""
+"""The recipe: what a training run does, every field checked when it is made."""
 
 from __future__ import annotations
 
-import dataclasses
+import difflib
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sparse_attn.errors import ConfigError, unknown_name
+
+SCHEDULES = ("cosine", "halving")
+PRECISIONS = ("bf16", "float32")
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+TRACKERS = ("tensorboard", "wandb")
+
+
+def _at_least(where: str, least: float, **values: float) -> None:
+    for name, value in values.items():
+        if not (value >= least and math.isfinite(value)):
+            raise ConfigError(f"{where}bad {name}", expected=f"at least {least}", got=value)
+
+
+def _positive(where: str, **values: float) -> None:
+    for name, value in values.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ConfigError(f"{where}bad {name}", expected="a positive number", got=value)
+
+
+def _one_of(where: str, choices: tuple[str, ...], **values: str) -> None:
+    for name, value in values.items():
+        if value not in choices:
+            close = difflib.get_close_matches(str(value), choices, n=1)
+            raise ConfigError(
+                f"{where}bad {name}",
+                expected=" or ".join(choices),
+                got=repr(value),
+                remedy=f"did you mean {close[0]}?" if close else None,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,17 +46,20 @@ class Stage:
     """One stretch of training with its own schedule.
 
     Args:
-        name: for the log and the file of its weights: letters, digits, `_` and `-`, but not `last`.
-        steps: optimizer steps.
+        name: for the log and the file of its weights: letters, digits, `_` and `-`.
+        steps: optimizer steps; with a time budget only their number relative to `warmup` and `halve_every` matters.
         lr: peak learning rate; it rises linearly over `warmup` steps and ends at zero (`cosine`), or is halved every
             `halve_every` steps (`halving`).
-        batch: patches a step.
+        batch: patches a process takes at once; a step sees batch * accumulate * processes of them.
         patch: side of the LR patch, pixels.
         attention: False trains the network with its attention slots empty; the next stage then starts with
             zero-initialised attention, so it goes on from exactly this function.
         schedule: `cosine` or `halving`.
         warmup: steps.
         halve_every: steps, for `halving`.
+        optimizer: a name of timm's `list_optimizers()`; the recipe's, with its arguments, where None.
+        optimizer_args: further arguments of the stage's own optimizer.
+        share: of a time budget, relative to the other stages'; where None, steps * batch * patch².
     """
 
     name: str
@@ -40,27 +71,33 @@ class Stage:
     schedule: str = "cosine"
     warmup: int = 0
     halve_every: int = 0
+    optimizer: str | None = None
+    optimizer_args: Mapping[str, Any] = field(default_factory=dict)
+    share: float | None = None
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w-]+", self.name) or self.name == "last":
-            raise ConfigError(
-                "bad stage name", expected="letters, digits, _ and -, and not `last`", got=repr(self.name)
-            )
-        if self.warmup < 0:
-            raise ConfigError(f"stage {self.name!r}: bad warmup", expected="at least 0", got=self.warmup)
-        for name in ("steps", "batch", "patch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"stage {self.name!r}: bad {name}", expected="at least 1", got=getattr(self, name))
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ConfigError(f"stage {self.name!r}: bad lr", expected="a positive number", got=self.lr)
-        if self.schedule not in ("cosine", "halving"):
-            raise ConfigError(
-                f"stage {self.name!r}: bad schedule", expected="cosine or halving", got=repr(self.schedule)
-            )
+        if not re.fullmatch(r"[\w-]+", self.name):
+            raise ConfigError("bad stage name", expected="letters, digits, _ and -", got=repr(self.name))
+        where = f"stage {self.name!r}: "
+        _at_least(where, 1, steps=self.steps, batch=self.batch, patch=self.patch)
+        _at_least(where, 0, warmup=self.warmup)
+        _positive(where, lr=self.lr, **({} if self.share is None else {"share": self.share}))
+        _one_of(where, SCHEDULES, schedule=self.schedule)
         if self.schedule == "halving" and self.halve_every < 1:
+            raise ConfigError(f"{where}halving needs halve_every", expected="at least 1", got=self.halve_every)
+        if not isinstance(self.optimizer_args, Mapping) or (self.optimizer_args and self.optimizer is None):
             raise ConfigError(
-                f"stage {self.name!r}: halving needs halve_every", expected="at least 1", got=self.halve_every
+                f"{where}bad optimizer_args",
+                expected="key: value lines, beside the stage's own optimizer",
+                got=repr(self.optimizer_args),
             )
+        if self.warmup >= self.steps and self.schedule == "cosine" and self.warmup > 0:
+            raise ConfigError(f"{where}bad warmup", expected=f"less than steps = {self.steps}", got=self.warmup)
+
+    @property
+    def weight(self) -> float:
+        """Its part of a time budget, relative to that of other stages."""
+        return float(self.steps * self.batch * self.patch**2) if self.share is None else self.share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +109,26 @@ class Recipe:
         stages: in order.
         train: folder of training images or `.tar` shards.
         val: folder of HR images whose PSNR is logged; the last averaged weights are what a run gives.
-        init: model folder or weights file to start from, or None; tensors whose shape differs start fresh.
+        init: model folder or weights file to start from, or None; a tail of another scale is adapted where it can be.
         model_config: overrides of the model's configuration.
         seed: of weights, patches and rotations.
-        ema: decay of the averaged weights that are validated and shipped; it warms up as (1 + t) / (10 + t).
-        betas: of Adam.
-        eps: of Adam.
+        ema: largest decay of the averaged weights that are validated and shipped; step t uses 1 - (1 + t)^(-2/3)
+            where that is smaller.
+        optimizer: a name of timm's `list_optimizers()`.
+        optimizer_args: further arguments of the optimizer.
+        weight_decay: of matrices and kernels.
+        betas: where the optimizer has them.
+        eps: likewise.
         precision: `bf16` (autocast) or `float32`.
+        channels_last: keep pixels' channels together in memory, which convolutions in bf16 want.
+        fused: Adam and AdamW update all parameters in one kernel.
+        clip_grad: largest norm of the gradient of all parameters together, or None.
+        accumulate: batches whose gradients make one step.
+        grad_checkpointing: residual blocks are computed again in the backward pass instead of being kept.
+        compile: compile the network: true, false or a mode of `torch.compile`.
+        workers: processes that make batches; 0 makes them in a thread.
+        trackers: `tensorboard`, `wandb`, beside `log.jsonl`.
+        max_skipped: steps in a row whose loss or gradient is not finite, after which the run stops.
         val_every: steps between validations.
         val_images: how many images of `val` these use; the end of a stage uses all.
         save_minutes: minutes between checkpoints.
@@ -92,9 +142,21 @@ class Recipe:
     model_config: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     ema: float = 0.999
+    optimizer: str = "adam"
+    optimizer_args: Mapping[str, Any] = field(default_factory=dict)
+    weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-8
     precision: str = "bf16"
+    channels_last: bool = True
+    fused: bool = True
+    clip_grad: float | None = None
+    accumulate: int = 1
+    grad_checkpointing: bool = False
+    compile: bool | str = False
+    workers: int = 0
+    trackers: tuple[str, ...] = ()
+    max_skipped: int = 10
     val_every: int = 500
     val_images: int = 6
     save_minutes: float = 2.0
@@ -103,89 +165,36 @@ class Recipe:
         names = [stage.name for stage in self.stages]
         if not names or len(set(names)) != len(names):
             raise ConfigError("a recipe needs stages", expected="at least one, of distinct names", got=names)
-        if not isinstance(self.model_config, Mapping):
-            raise ConfigError("bad model_config", expected="key: value lines", got=repr(self.model_config))
+        for name in ("model_config", "optimizer_args"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ConfigError(f"bad {name}", expected="key: value lines", got=repr(getattr(self, name)))
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ConfigError("bad betas", expected="two numbers, 0 <= beta < 1", got=list(self.betas))
-        if not (self.eps > 0 and self.save_minutes > 0):
-            raise ConfigError("bad eps or save_minutes", expected="positive numbers", got=(self.eps, self.save_minutes))
-        if self.precision not in ("bf16", "float32"):
-            raise ConfigError("bad precision", expected="bf16 or float32", got=repr(self.precision))
+        _positive("", eps=self.eps, save_minutes=self.save_minutes)
+        if self.clip_grad is not None:
+            _positive("", clip_grad=self.clip_grad)
+        _one_of("", PRECISIONS, precision=self.precision)
+        if not isinstance(self.compile, bool):
+            _one_of("", COMPILE_MODES, compile=self.compile)
+        for tracker in self.trackers:
+            _one_of("", TRACKERS, trackers=tracker)
         if not 0 <= self.ema < 1:
             raise ConfigError("bad ema", expected="0 <= ema < 1", got=self.ema)
-        if self.val_every < 1 or self.val_images < 1:
-            raise ConfigError(
-                "bad val_every or val_images", expected="at least 1", got=(self.val_every, self.val_images)
-            )
+        _at_least("", 0, weight_decay=self.weight_decay, workers=self.workers)
+        _at_least(
+            "",
+            1,
+            accumulate=self.accumulate,
+            max_skipped=self.max_skipped,
+            val_every=self.val_every,
+            val_images=self.val_images,
+        )
+        self._check_optimizers()
 
+    def _check_optimizers(self) -> None:
+        from timm.optim import list_optimizers
 
-def _build(cls: type[Any], values: object, where: str) -> Any:
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"{where} is not a mapping", expected="key: value lines", got=type(values).__name__)
-    fields = {f.name: f for f in dataclasses.fields(cls)}
-    for name in values:
-        if name not in fields:
-            raise unknown_name(f"field of {where}", str(name), fields)
-    missing = [
-        f.name
-        for f in fields.values()
-        if f.name not in values and f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise ConfigError(f"{where} lacks {', '.join(missing)}", remedy="add the missing fields")
-    typed = {name: _cast(value, str(fields[name].type), f"{where}: {name}") for name, value in values.items()}
-    return cls(**typed)
-
-
-def _cast(value: Any, annotation: str, where: str) -> Any:
-    scalar = {"int": int, "float": float, "str": str, "bool": bool}.get(annotation.removesuffix(" | None"))
-    if scalar is None or (value is None and annotation.endswith("| None")):
-        return value
-    # YAML reads 1e-4 as a string: a float field takes any number that Python reads.
-    allowed: tuple[type, ...] = (int, float, str) if scalar is float else (scalar,)
-    if not isinstance(value, allowed) or (isinstance(value, bool) and scalar is not bool):
-        raise ConfigError(f"{where} has the wrong type", expected=annotation, got=repr(value))
-    try:
-        return scalar(value)
-    except ValueError:
-        raise ConfigError(f"{where} has the wrong type", expected=annotation, got=repr(value)) from None
-
-
-def _numbers(value: object, where: str) -> tuple[float, ...]:
-    if not isinstance(value, list | tuple):
-        raise ConfigError(f"{where} has the wrong type", expected="a list of numbers", got=repr(value))
-    return tuple(_cast(number, "float", where) for number in value)
-
-
-def load_recipe(path: Path, **overrides: Any) -> Recipe:
-    """Reads a recipe; `overrides` that are not None replace fields. Relative folders are relative to the recipe.
-
-    Raises:
-        ConfigError: no such file, not YAML, or a field with a bad value.
-        UnknownNameError: an unknown field; the message names its close match.
-    """
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read recipe {path}", got=error.strerror, remedy="check the path") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"recipe {path} is not text", expected="UTF-8", got=str(error)) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {path} is not YAML", got=str(error).replace("\n", " ")) from error
-    if not isinstance(values, Mapping):
-        raise ConfigError(f"recipe {path} is not a mapping", expected="key: value lines", got=type(values).__name__)
-    values = {**values, **{k: v for k, v in overrides.items() if v is not None}}
-    stages = values.get("stages")
-    if not isinstance(stages, list):
-        raise ConfigError(f"recipe {path} has no stages", expected="a list", got=type(stages).__name__)
-    values["stages"] = tuple(_build(Stage, s, f"stage {i} of the recipe") for i, s in enumerate(stages, 1))
-    if "betas" in values:
-        values["betas"] = _numbers(values["betas"], "the recipe: betas")
-    for name in ("train", "val", "init"):
-        folder = values.get(name)
-        if isinstance(folder, str) and name not in {k for k, v in overrides.items() if v is not None}:
-            values[name] = str((path.parent / folder).resolve())
-    recipe: Recipe = _build(Recipe, values, "the recipe")
-    return recipe
+        known = [str(name) for name in list_optimizers()]
+        for name in {self.optimizer, *(stage.optimizer for stage in self.stages if stage.optimizer)}:
+            if name not in known:
+                raise unknown_name("optimizer", name, known)

@@ -1,83 +1,66 @@
-"""The training loop: L1, Adam, a schedule, averaged weights, and checkpoints that a crash cannot spoil."""
+"""The training loop: stages one after another, validated, logged, and saved so that a crash costs minutes at most."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel
+from torch import Tensor
 
-from sparse_attn.attention import draw_counts, restore_draws
 from sparse_attn.backbones import models
-from sparse_attn.data import PatchSampler, build_cache
-from sparse_attn.errors import ConfigError, TrainingError
-from sparse_attn.training.checkpoint import RunState, identity, load_state, save_state, save_whole
+from sparse_attn.data import build_cache
+from sparse_attn.errors import ConfigError
+from sparse_attn.training.budget import Budget
+from sparse_attn.training.checkpoint import (
+    Checkpoints,
+    RunState,
+    identity,
+    random_state,
+    save_whole,
+    set_random_state,
+)
 from sparse_attn.training.config import Recipe, Stage
+from sparse_attn.training.interruption import held_back
+from sparse_attn.training.journal import Journal
+from sparse_attn.training.learner import Learner, Outcome
+from sparse_attn.training.processes import agree, make_accelerator, start_trackers
+from sparse_attn.training.progress import Progress
+from sparse_attn.training.result import is_finished, write_result
 from sparse_attn.training.start import initialise
 from sparse_attn.training.validation import ValidationSet
-from sparse_attn.weights import read_weights, write_zoo_folder
+from sparse_attn.weights import read_weights
 
-
-def learning_rate(stage: Stage, step: int) -> float:
-    """The rate of step `step` (0-based): linear warm-up, then cosine to zero or repeated halving."""
-    if step < stage.warmup:
-        return stage.lr * (step + 1) / stage.warmup
-    if stage.schedule == "halving":
-        return stage.lr * 0.5 ** (step // stage.halve_every)
-    progress = (step - stage.warmup) / max(1, stage.steps - stage.warmup)
-    return stage.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def _averaging(decay: float) -> Callable[[Any, Any, Any], None]:
-    @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
-        warm = min(decay, (1.0 + int(count)) / (10.0 + int(count)))
-        torch._foreach_lerp_(averaged, current, 1.0 - warm)
-
-    return update
-
-
-@contextlib.contextmanager
-def _between_steps() -> Iterator[Callable[[], None]]:
-    """Ctrl-C waits for the call of what this yields: raised within a step it would tear the state apart."""
-    pressed = threading.Event()
-
-    def check() -> None:
-        if pressed.is_set():
-            raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield check
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: pressed.set())
-    try:
-        yield check
-    finally:
-        signal.signal(signal.SIGINT, before)
+LOG_EVERY = 20
+_DONE = 1e-6
 
 
 class Trainer:
     """Runs a recipe in a folder, or goes on with what it finds there.
 
-    The folder gets `log.jsonl` (a line each 20 steps and each validation), `last.pt` (the checkpoint), `<stage>.pt`
-    (averaged weights at the end of each stage) and at last `<model>/`, those of the last stage in zoo form.
+    The folder gets `log.jsonl` (a line each 20 steps and each validation), `checkpoints/` (the newest two, and the one
+    with the best validation), `<stage>.pt` (averaged weights at the end of each stage) and at last `<model>/`: those
+    of the last stage in zoo form, and `training.json`, how they were made.
+
+    Under `torchrun` or `accelerate launch` all processes train together, each with batches of its own; the folder is
+    then on a file system that they share.
 
     Args:
         recipe: what to do.
         out: the run's folder.
-        device: where.
-        report: called with a dictionary for every line of the log.
+        device: where; by default CUDA where there is some.
+        report: called with a dictionary for every line of the log, on the first process only.
+        max_minutes: the schedule is stretched or shrunk so that the last stage ends within so many minutes from now;
+            the recipe's `steps` then say how stages, warm-up and halvings relate, not how many steps there are.
+        command: the command line, for `training.json`.
+
+    Raises:
+        ConfigError: a recipe that cannot be run here.
+        DataError: no training or validation images.
+        UnknownNameError: no such model.
     """
 
     def __init__(
@@ -87,167 +70,231 @@ class Trainer:
         *,
         device: torch.device | None = None,
         report: Callable[[dict[str, Any]], None] = lambda _: None,
+        max_minutes: float | None = None,
+        command: str | None = None,
     ) -> None:
-        self.recipe, self.out, self.report = recipe, out, report
-        self.device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.bf16 = recipe.precision == "bf16"
-        entry = models.get(recipe.model)
-        self.config = entry.full_config(**recipe.model_config)
-        self.entry = entry
+        if max_minutes is not None and not (max_minutes > 0 and math.isfinite(max_minutes)):
+            raise ConfigError("bad max_minutes", expected="a positive number of minutes", got=max_minutes)
+        self.budget = Budget(max_minutes)
+        self.recipe, self.out, self.max_minutes, self.command = recipe, out, max_minutes, command
+        self.entry = models.get(recipe.model)
+        self.config = self.entry.full_config(**recipe.model_config)
         if self.config.get("in_chans", 3) != 3:
             raise ConfigError("training images are RGB", expected="in_chans: 3", got=self.config["in_chans"])
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ConfigError("training runs as one process", got=f"WORLD_SIZE={os.environ['WORLD_SIZE']}")
         self.rgb_range = float(self.config.get("rgb_range", 1.0))
-        self.cache = build_cache(Path(recipe.train), self.config["scale"], progress=lambda s: report({"note": s}))
-        self.validation = ValidationSet(Path(recipe.val), self.config["scale"])
-        self.stage_index = self.step = self.total_step = 0
-        self.seconds = 0.0
         out.mkdir(parents=True, exist_ok=True)
+        self.accelerator = make_accelerator(device, trackers=recipe.trackers, folder=out)
+        self.main = bool(self.accelerator.is_main_process)
+        self.report = report if self.main else lambda _: None
+        with self.accelerator.local_main_process_first():
+            self.cache = build_cache(
+                Path(recipe.train), self.config["scale"], progress=lambda s: self.report({"note": s})
+            )
+        self.validation = ValidationSet(Path(recipe.val), self.config["scale"])
+        self.journal = Journal(out, enabled=self.main)
+        self.checkpoints = Checkpoints(out / "checkpoints")
+        self.stage_index = self.step = self.total_step = self.skipped = 0
+        self.position = self.seconds = 0.0
+        self.best = -math.inf
+        self.stages_run: list[dict[str, Any]] = []
+        self.learner: Learner | None = None
 
-    def _log(self, **record: Any) -> None:
-        line = {"stage": self.recipe.stages[self.stage_index].name, "step": self.step, **record}
-        with open(self.out / "log.jsonl", "a") as log:
-            log.write(json.dumps(line) + "\n")
-        self.report({**line, "steps": self.recipe.stages[self.stage_index].steps})
+    @property
+    def stage(self) -> Stage:
+        """The stage the run is in."""
+        return self.recipe.stages[self.stage_index]
+
+    def run(self) -> dict[str, Tensor]:
+        """Trains to the end of the last stage; returns the averaged weights.
+
+        Ctrl-C, or SIGTERM, lets the current step end and saves the state; after any other error the last checkpoint
+        stands. A run that has finished is not trained again.
+
+        Raises:
+            KeyboardInterrupt: interrupted, and saved.
+            TrainingError: too many steps in a row were not finite.
+        """
+        start_trackers(self.accelerator, self.recipe.trackers, identity(self.recipe, self.cache))
+        try:
+            state = self.checkpoints.load(
+                recipe=identity(self.recipe, self.cache), note=lambda text: self.report({"note": text})
+            )
+            if state is not None and is_finished(self.out, self.recipe, state):
+                return read_weights(self.out / f"{self.recipe.stages[-1].name}.pt")
+            weights = None
+            if state is not None:
+                self._resume(state)
+            else:
+                self.journal.rewind(0)
+                self._begin_stage(read_weights(self.recipe.init) if self.recipe.init is not None else None)
+            while True:
+                self._run_stage()
+                weights = self._end_stage()
+                if self.stage_index + 1 == len(self.recipe.stages):
+                    return weights
+                self.stage_index += 1
+                self._begin_stage(weights)
+        finally:
+            if self.learner is not None:
+                self.learner.close()
+            if self.recipe.trackers:
+                self.accelerator.end_training()
 
     def _begin_stage(self, weights: dict[str, Tensor] | None) -> None:
-        stage = self.recipe.stages[self.stage_index]
-        self.step = 0
+        stage = self.stage
+        self.step, self.position = 0, 0.0
         torch.manual_seed(self.recipe.seed)
-        self.model = self.entry.build(**{**self.config, **({} if stage.attention else {"attention": None})})
+        model = self.entry.build(**{**self.config, **({} if stage.attention else {"attention": None})})
         if weights is not None:
-            self._log(init=initialise(self.model, weights))
-        self.model.to(self.device).to(memory_format=torch.channels_last).train()
-        self.average = AveragedModel(self.model, multi_avg_fn=_averaging(self.recipe.ema))
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=stage.lr, betas=self.recipe.betas, eps=self.recipe.eps
+            self.log(init=initialise(model, weights))
+        if self.learner is not None:
+            self.learner.close()
+        self.learner = Learner(
+            model,
+            recipe=self.recipe,
+            stage=stage,
+            seed=self.recipe.seed * 1000 + self.stage_index,
+            cache=self.cache,
+            accelerator=self.accelerator,
+            rgb_range=self.rgb_range,
         )
-        seed = self.recipe.seed * 1000 + self.stage_index
-        self.sampler = PatchSampler(self.cache, patch=stage.patch, batch=stage.batch, seed=seed)
+        self.stages_run.append({"seconds": 0.0, "steps": 0, "samples_a_step": self.learner.samples_a_step})
 
-    def _averaged_weights(self) -> dict[str, Tensor]:
-        module: nn.Module = self.average.module
-        return {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+    def _resume(self, state: RunState) -> None:
+        self.stage_index = state.stage
+        self._begin_stage(None)
+        assert self.learner is not None
+        self.learner.restore(state)
+        self.step, self.total_step, self.position = state.step, state.total_step, state.position
+        self.seconds, self.skipped, self.best = state.seconds, state.skipped, state.best
+        self.stages_run = [dict(done) for done in state.stages]
+        if len(state.random) == self.accelerator.num_processes:
+            set_random_state(state.random[self.accelerator.process_index])
+        self.journal.rewind(state.log_lines)
+        self.report({"note": f"going on from step {self.total_step}"})
 
-    def save(self) -> None:
-        """Writes `last.pt`."""
+    def save(self, *, best: bool = False) -> None:
+        """Writes a checkpoint; with `best`, `best.pt` instead."""
+        from accelerate.utils import gather_object
+
+        assert self.learner is not None
+        states = gather_object([random_state()])
+        if not self.main:
+            return
         state = RunState(
             recipe=identity(self.recipe, self.cache),
             stage=self.stage_index,
             step=self.step,
             total_step=self.total_step,
+            position=self.position,
             seconds=self.seconds,
-            model=self.model.state_dict(),
-            ema=self._averaged_weights(),
-            averaged=int(self.average.n_averaged),
-            optimizer=self.optimizer.state_dict(),
-            draws=draw_counts(self.model),
+            skipped=self.skipped,
+            best=self.best,
+            stages=self.stages_run,
+            log_lines=self.journal.lines,
+            random=states,
+            **self.learner.state(),
         )
-        save_state(self.out / "last.pt", state)
+        if best:
+            self.checkpoints.save_best(state)
+        else:
+            self.checkpoints.save(state)
 
-    def _resume(self) -> bool:
-        path = self.out / "last.pt"
-        if not path.is_file():
-            return False
-        state = load_state(path, recipe=identity(self.recipe, self.cache))
-        self.stage_index = state.stage
-        self._begin_stage(None)
-        self.step, self.total_step, self.seconds = state.step, state.total_step, state.seconds
-        self.model.load_state_dict(state.model)
-        self.average.module.load_state_dict(state.ema)
-        self.average.n_averaged.fill_(state.averaged)
-        self.optimizer.load_state_dict(state.optimizer)
-        restore_draws(self.model, state.draws)
-        return True
-
-    def train_step(self) -> float:
-        """One optimizer step; returns the loss (mean absolute error, image range 0..1).
-
-        Raises:
-            TrainingError: the loss is not finite; the weights are as before, and nothing is saved.
-        """
-        stage = self.recipe.stages[self.stage_index]
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(stage, self.step)
-        lr, hr = (t.to(self.device, memory_format=torch.channels_last) for t in self.sampler.batch_at(self.step))
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            out = self.model(lr * self.rgb_range)
-        loss = F.l1_loss(out.float() / self.rgb_range, hr)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss of step {self.step} of stage {stage.name!r} is not finite",
-                got=value,
-                remedy=f"{self.out / 'last.pt'}, where it exists, is from before; lower lr, or use precision: float32",
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        self.average.update_parameters(self.model)
-        self.step += 1
-        self.total_step += 1
-        return value
+    def train_step(self) -> Outcome:
+        """One step at the current place of the schedule."""
+        assert self.learner is not None
+        return self.learner.step(self.step, self.position)
 
     def validate(self, images: int | None) -> float:
-        """Mean validation PSNR of the averaged weights, dB; logged."""
+        """Mean validation PSNR of the averaged weights, dB; logged. The best so far is kept."""
+        from accelerate.utils import gather_object
+
+        assert self.learner is not None
         count = min(images or len(self.validation.pairs), len(self.validation.pairs))
-        value = self.validation.measure(
-            self.average.module, device=self.device, bf16=self.bf16, images=count, rgb_range=self.rgb_range
+        processes = (self.accelerator.process_index, self.accelerator.num_processes)
+        mine = self.validation.measure(
+            self.learner.average.module,
+            device=self.accelerator.device,
+            bf16=self.recipe.precision == "bf16",
+            images=count,
+            rgb_range=self.rgb_range,
+            part=processes,
         )
-        self._log(val_psnr=round(value, 4), val_images=count)
-        return value
+        numbered = gather_object([(processes[0] + i * processes[1], value) for i, value in enumerate(mine)])
+        values = [value for _, value in sorted(numbered)]
+        mean = sum(values) / len(values)
+        self.log(val_psnr=round(mean, 4), val_images=count)
+        # A stage's end measures more images than a look on the way: the same ones are compared.
+        compared = values[: self.recipe.val_images]
+        score = sum(compared) / len(compared)
+        if score > self.best and self.step > 0:
+            self.best = score
+            self.save(best=True)
+        return mean
 
-    def _run_stage(self, interruption: Callable[[], None]) -> None:
-        stage = self.recipe.stages[self.stage_index]
-        losses: list[float] = []
-        saved = mark = time.monotonic()
-        while self.step < stage.steps:
-            interruption()
-            losses.append(self.train_step())
-            now = time.monotonic()
-            if self.step % 20 == 0:
-                self.seconds += now - mark
-                speed, mark = (now - mark) / len(losses), now
-                mean = sum(losses) / len(losses)
-                rate = learning_rate(stage, self.step - 1)
-                self._log(loss=round(mean, 6), lr=rate, s_per_step=round(speed, 4), seconds=round(self.seconds, 1))
-                losses = []
-            if self.step % self.recipe.val_every == 0 and self.step < stage.steps:
-                looked = time.monotonic()
-                self.validate(self.recipe.val_images)
-                # The run's time includes validation, the time of a step does not.
-                spent = time.monotonic() - looked
-                self.seconds, mark = self.seconds + spent, mark + spent
-            if now - saved > 60 * self.recipe.save_minutes:
-                self.save()
-                saved = now
-
-    def run(self) -> dict[str, Tensor]:
-        """Trains to the end of the last stage; returns the averaged weights.
-
-        Ctrl-C lets the current step end and saves the state; after any other error the last checkpoint stands.
-        """
-        weights = None
-        if not self._resume():
-            if self.recipe.init is not None:
-                weights = read_weights(self.recipe.init)
-            self._begin_stage(weights)
-        while True:
-            with _between_steps() as interruption:
-                try:
-                    self._run_stage(interruption)
-                except KeyboardInterrupt:
+    def _run_stage(self) -> None:
+        self.budget.begin(self.stage, self.recipe.stages[self.stage_index + 1 :])
+        with held_back() as interrupted:
+            if self.max_minutes is not None:
+                self._time_validation()
+            progress = Progress(self)
+            saved = time.monotonic()
+            while not self._stage_is_done():
+                began = time.monotonic()
+                due = began - saved > 60 * self.recipe.save_minutes
+                places, due, stop = agree(
+                    self.accelerator, places=self.budget.places(self.position, self.stage), due=due, stop=interrupted()
+                )
+                if stop:
+                    progress.log()
+                if due or stop:
                     self.save()
-                    raise
+                    saved = time.monotonic()
+                if stop:
+                    raise KeyboardInterrupt
+                outcome = self.train_step()
+                self.step += 1
+                self.total_step += 1
+                self.position += places
+                progress.add(outcome)
+                if self.step % LOG_EVERY == 0 or self._stage_is_done():
+                    progress.log()
+                if self.step % self.recipe.val_every == 0 and not self._stage_is_done():
+                    looked = time.monotonic()
+                    self.validate(self.recipe.val_images)
+                    progress.leave_out(time.monotonic() - looked)
+                self.budget.note_step(time.monotonic() - began)
             self.save()
-            self.validate(None)
-            weights = self._averaged_weights()
-            stage = self.recipe.stages[self.stage_index]
-            save_whole(self.out / f"{stage.name}.pt", weights)
+
+    def _stage_is_done(self) -> bool:
+        return self.position >= self.stage.steps - _DONE
+
+    def _end_stage(self) -> dict[str, Tensor]:
+        assert self.learner is not None
+        began = time.monotonic()
+        self.validate(None)
+        self.seconds += time.monotonic() - began
+        weights = self.learner.weights()
+        if self.main:
+            save_whole(self.out / f"{self.stage.name}.pt", weights)
             if self.stage_index + 1 == len(self.recipe.stages):
-                name, empty = self.recipe.model, {} if stage.attention else {"attention": None, "attention_at": ()}
-                write_zoo_folder(self.out / name, weights, model=name, config={**self.config, **empty})
-                return weights
-            self.stage_index += 1
-            self._begin_stage(weights)
+                write_result(self, weights)
+        self.accelerator.wait_for_everyone()
+        return weights
+
+    def _time_validation(self) -> None:
+        """What the stage's end will take is known before its schedule is planned."""
+        assert self.learner is not None
+        began = time.monotonic()
+        self.validate(self.recipe.val_images)
+        looked = min(self.recipe.val_images, len(self.validation.pairs))
+        self.budget.keep_for_the_end(1.0 + (time.monotonic() - began) * len(self.validation.pairs) / looked)
+
+    def log(self, **record: Any) -> None:
+        """Writes a line to the log, the trackers and `report`."""
+        line = {"stage": self.stage.name, "step": self.step, "total_step": self.total_step, **record}
+        self.journal.write(line)
+        if self.recipe.trackers:
+            numbers = {k: v for k, v in record.items() if isinstance(v, int | float)}
+            self.accelerator.log(numbers, step=self.total_step)
+        self.report({**line, "steps": self.stage.steps, "progress": self.position / self.stage.steps})

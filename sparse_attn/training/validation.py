@@ -20,6 +20,9 @@ class ValidationSet:
     Args:
         folder: HR images.
         scale: s; images are cropped to multiples of it.
+
+    Raises:
+        DataError: no image in the folder.
     """
 
     def __init__(self, folder: Path, scale: int) -> None:
@@ -41,12 +44,22 @@ class ValidationSet:
         bf16: bool,
         images: int | None = None,
         rgb_range: float = 1.0,
-    ) -> float:
-        """Mean PSNR of Y, dB, border = scale, over the first `images` (all if None)."""
+        part: tuple[int, int] = (0, 1),
+    ) -> list[float]:
+        """PSNR of Y of each image, dB, border = scale.
+
+        Args:
+            model: the network.
+            device: where it is.
+            bf16: under autocast.
+            images: the first so many; all if None.
+            rgb_range: the value of white in the network's input and output.
+            part: (i, n): only each n-th of them, from the i-th on; n processes share them so.
+        """
         training = model.training
         model.eval()
         values = []
-        for lr, hr in self.pairs[:images]:
+        for lr, hr in self.pairs[:images][part[0] :: part[1]]:
             x = torch.from_numpy(np.ascontiguousarray(lr)).to(device).permute(2, 0, 1)[None].float() * (
                 rgb_range / 255.0
             )
@@ -55,4 +68,4 @@ class ValidationSet:
             sr = ((out[0].float() / rgb_range).clamp(0, 1) * 255.0 + 0.5).floor().permute(1, 2, 0).cpu().numpy()
             values.append(psnr(rgb_to_y(sr), rgb_to_y(hr), border=self.scale))
         model.train(training)
-        return float(np.mean(values))
+        return values

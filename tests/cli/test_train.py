@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,7 +47,7 @@ def test_a_recipe_is_trained_and_its_weights_enlarge(command: Command, recipe: P
     run = tmp_path / "runs" / "nlsn_light_x2"
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     psnr = [line["val_psnr"] for line in log if "val_psnr" in line]
-    assert [f"one 2/2: {psnr[0]:.3f} dB on 2 images", f"two 3/3: {psnr[1]:.3f} dB on 2 images"] == [
+    assert [f"one 2: {psnr[0]:.3f} dB on 2 images", f"two 3: {psnr[1]:.3f} dB on 2 images"] == [
         line for line in outcome.out.splitlines() if " dB on " in line
     ]
     assert outcome.out.splitlines()[-1].startswith("trained 5 steps: weights in runs/nlsn_light_x2/nlsn_light_x2, ")
@@ -66,12 +68,10 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     command: Command, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = Trainer.train_step
-    done = []
 
-    def interrupted(self: Trainer) -> float:
-        if len(done) == 3:
-            raise KeyboardInterrupt
-        done.append(self.total_step)
+    def interrupted(self: Trainer) -> Any:
+        if self.total_step == 2:
+            signal.raise_signal(signal.SIGINT)
         return step(self)
 
     monkeypatch.setattr(Trainer, "train_step", interrupted)
@@ -81,6 +81,26 @@ def test_ctrl_c_saves_and_the_same_command_goes_on(
     monkeypatch.setattr(Trainer, "train_step", step)
     again = command("train", recipe, "--out", "run")
     assert again.code == 0 and again.out.splitlines()[-1].startswith("trained 5 steps: ")
+    assert "going on from step 3" in again.out
+    third = command("train", recipe, "--out", "run")
+    assert third.code == 0 and third.out.startswith("had been trained before: weights in run/nlsn_light_x2")
+
+
+def test_fields_can_be_set(command: Command, recipe: Path, tmp_path: Path) -> None:
+    words = ("--set", "stages.one.steps=1", "--set", "seed=3", "--max-minutes", 1e-4, "--device", "cpu")
+    assert command("train", recipe, "--out", "run", *words).code == 0
+    record = json.loads((tmp_path / "run" / "nlsn_light_x2" / "training.json").read_text())
+    assert (record["seed"], record["stages"][0]["steps"], record["max_minutes"]) == (3, 1, 1e-4)
+    assert command("train", recipe, "--set", "stages.ones.steps=1").errors == [
+        "error: unknown stage 'ones'; did you mean one?"
+    ]
+
+
+def test_started_from_weights(command: Command, recipe: Path, tmp_path: Path) -> None:
+    assert command("train", recipe, "--out", "first").code == 0
+    assert command("train", recipe, "--out", "second", "--init", "first/nlsn_light_x2").code == 0
+    log = [json.loads(line) for line in (tmp_path / "second" / "log.jsonl").read_text().splitlines()]
+    assert log[0]["init"]["new"] == log[0]["init"]["dropped"] == []
 
 
 def test_where_data_is_looked_for(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

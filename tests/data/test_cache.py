@@ -1,81 +1,103 @@
-"""The cache of training images, and the patches sampled from it."""
+"""The cache of training images: what is in it, when it is built, and that it is never half built."""
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import multiprocessing
 import os
-import tarfile
+import threading
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from sparse_attn.data import PatchSampler, build_cache, cache_root, dihedral
+from sparse_attn.data import TileCache, build_cache, cache_root
+from sparse_attn.data.sources import ImageU8, Source
 from sparse_attn.errors import DataError
 from sparse_attn.imaging import resize
 
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SPARSE_ATTN_CACHE", str(tmp_path / "cache"))
+PROCESSES = multiprocessing.get_context("fork")
+forking = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Two images and a shard with one more."""
-    folder = tmp_path / "train"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for name, (height, width) in {"a.png": (47, 61), "b.png": (29, 31), "c.png": (41, 37)}.items():
-        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(folder / name)
-    with tarfile.open(folder / "shard.tar", "w") as shard:
-        shard.add(folder / "c.png", "inner/c.png")
-        shard.add(folder / "c.png", "notes.txt")
-    (folder / "c.png").unlink()
-    (folder / "notes.txt").write_text("not an image")
-    return folder
+def caches() -> list[Path]:
+    """What is in the cache folder, locks left out."""
+    return sorted(path for path in cache_root().iterdir() if path.suffix != ".lock")
 
 
-def test_pairs_are_the_images_and_their_bicubic_halves(folder: Path) -> None:
-    cache = build_cache(folder, 2)
+class Builder:
+    """A process that builds a folder's cache and says what it does; where it is slow, each image waits for `go`."""
+
+    def __init__(self, folder: Path, *, slow: bool) -> None:
+        self.here, there = PROCESSES.Pipe()
+        self.process = PROCESSES.Process(target=self.build, args=(folder, there), kwargs={"slow": slow}, daemon=True)
+        self.process.start()
+        there.close()
+
+    @staticmethod
+    def build(folder: Path, there: Connection, *, slow: bool) -> None:
+        decode = Source.decode
+
+        def noted(source: Source) -> ImageU8:
+            there.send("decodes")
+            if slow:
+                there.recv()
+            return decode(source)
+
+        Source.decode = noted  # type: ignore[method-assign]
+        there.send(len(build_cache(folder, 2, progress=there.send)))
+
+    def said(self) -> list[object]:
+        """All until it has ended."""
+        lines: list[object] = []
+        with contextlib.suppress(EOFError):
+            while True:
+                lines.append(self.here.recv())
+        self.process.join()
+        return lines
+
+
+def test_pairs_are_the_images_and_their_bicubic_halves(folder: Path, cache: TileCache) -> None:
     assert cache.names == ["a.png", "b.png", "inner/c.png"]
     assert cache.shapes == [(23, 30), (14, 15), (20, 18)]
     hr = np.asarray(Image.open(folder / "a.png"))[:46, :60]
     assert np.array_equal(cache.pair(0)[1], hr)
     assert np.array_equal(cache.pair(0)[0], resize(hr, 1 / 2))
+    first = cache.offsets[1]
+    assert np.array_equal(cache.storage.lr[:first].numpy(), cache.pair(0)[0].reshape(-1, 3))
+    assert np.array_equal(cache.storage.hr[4 * first : 8 * first][: 28 * 30], cache.pair(1)[1].reshape(-1, 3))
 
 
-def test_a_cache_is_built_once_and_again_when_the_folder_changes(folder: Path) -> None:
-    notes: list[str] = []
-    build_cache(folder, 2)
-    built = sorted(cache_root().iterdir())
-    build_cache(folder, 2, progress=notes.append)
-    assert sorted(cache_root().iterdir()) == built
+def test_a_cache_is_built_once_and_again_when_the_folder_changes(
+    folder: Path, cache: TileCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = caches()
+    with monkeypatch.context() as patched:
+        patched.setattr(Source, "decode", None)
+        assert len(build_cache(folder, 2)) == len(cache) == 3
+    assert caches() == built
     Image.new("RGB", (32, 32)).save(folder / "d.png")
     assert len(build_cache(folder, 2)) == 4
 
 
-def test_a_bad_image_names_itself_and_leaves_nothing(folder: Path) -> None:
+def test_workers_build_the_same_cache(folder: Path, cache: TileCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPARSE_ATTN_CACHE", os.environ["SPARSE_ATTN_CACHE"] + "2")
+    other = build_cache(folder, 2, workers=2)
+    assert other.root.parent != cache.root.parent
+    assert (other.names, other.shapes) == (cache.names, cache.shapes)
+    assert all((other.root / name).read_bytes() == (cache.root / name).read_bytes() for name in ("hr.bin", "lr_x2.bin"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_image_names_itself_and_leaves_nothing(folder: Path, workers: int) -> None:
     (folder / "bad.png").write_bytes(b"\x89PNG not really")
-    with pytest.raises(DataError, match=r"bad\.png"):
-        build_cache(folder, 2)
-    assert list(cache_root().iterdir()) == []
-
-
-def test_empty_and_missing_folders(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no training folder"):
-        build_cache(tmp_path / "nowhere", 2)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="no images"):
-        build_cache(tmp_path / "empty", 2)
-
-
-def test_a_shard_that_is_none_is_named(folder: Path) -> None:
-    (folder / "text.tar").write_text("no archive")
-    with pytest.raises(DataError, match=r"cannot read shard .*text\.tar"):
-        build_cache(folder, 2)
-    assert list(cache_root().iterdir()) == []
+    with pytest.raises(DataError, match=r"^cannot read '.*bad\.png'"):
+        build_cache(folder, 2, workers=workers)
+    assert caches() == []
 
 
 def test_images_of_a_pixel_are_no_training_data(tmp_path: Path) -> None:
@@ -83,49 +105,89 @@ def test_images_of_a_pixel_are_no_training_data(tmp_path: Path) -> None:
     Image.new("RGB", (1, 1)).save(tmp_path / "dots" / "dot.png")
     with pytest.raises(DataError, match=r"no image in .*dots has 2 pixels a side"):
         build_cache(tmp_path / "dots", 2)
-    assert list(cache_root().iterdir()) == []
+    assert caches() == []
 
 
-def test_two_processes_may_build_the_same_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second finishes while the first is at work: the first finds its cache there, and uses it."""
+def test_a_full_disk_is_said_and_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("sparse_attn.data.cache.os.replace", full)
+    with pytest.raises(DataError, match=r"cannot write the cache .* No space left .*SPARSE_ATTN_CACHE"):
+        build_cache(folder, 2)
+    assert caches() == []
+
+
+def test_a_damaged_cache_is_named(folder: Path, cache: TileCache) -> None:
+    with open(cache.root / "hr.bin", "r+b") as file:
+        file.truncate(100)
+    with pytest.raises(DataError, match=r"damaged: .*hr\.bin, expected \d+ bytes, got 100 bytes; delete .*x2-"):
+        build_cache(folder, 2)
+    (cache.root / "hr.bin").unlink()
+    with pytest.raises(DataError, match=r"got no file"):
+        TileCache(cache.root)
+
+
+@forking
+def test_of_two_processes_one_decodes_and_the_other_waits(folder: Path) -> None:
+    first = Builder(folder, slow=True)
+    assert first.here.recv() == "decodes"
+    second = Builder(folder, slow=False)
+    assert "waiting" in second.here.recv()
+    for _ in range(3):
+        first.here.send("go")
+    assert first.said() == ["decodes", "decodes", 3]
+    assert second.said() == [3]
+    assert first.process.exitcode == second.process.exitcode == 0 and len(caches()) == 1
+
+
+@forking
+def test_a_builder_that_is_killed_leaves_its_place_to_the_next(folder: Path) -> None:
+    first = Builder(folder, slow=True)
+    assert first.here.recv() == "decodes"
+    (left,) = caches()
+    assert left.name.startswith("building-")
+    first.process.kill()
+    assert first.said() == []
+    assert len(build_cache(folder, 2)) == 3
+    assert [path.name.startswith("x2-") for path in caches()] == [True]
+
+
+def test_without_locks_both_build_and_one_rename_wins(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a file system that has none: the second finishes while the first is at work."""
     replace, calls = os.replace, []
 
     def racing(source: Path, target: Path) -> None:
         if not calls:
             calls.append(source)
-            build_cache(folder, 2)
+            assert len(build_cache(folder, 2)) == 3
         replace(source, target)
 
+    @contextlib.contextmanager
+    def unlocked(*_: object) -> Iterator[bool]:
+        yield False
+
+    monkeypatch.setattr("sparse_attn.data.cache._alone", unlocked)
     monkeypatch.setattr("sparse_attn.data.cache.os.replace", racing)
     assert len(build_cache(folder, 2)) == 3
-    assert len(list(cache_root().iterdir())) == 1
+    assert len(calls) == 1 and len(caches()) == 1
 
 
-def test_batches_depend_on_seed_and_step_alone(folder: Path) -> None:
-    cache = build_cache(folder, 2)
-    first, again, other = (PatchSampler(cache, patch=7, batch=3, seed=s).batch_at(5) for s in (1, 1, 2))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first[0], other[0])
-    assert not torch.equal(first[0], PatchSampler(cache, patch=7, batch=3, seed=1).batch_at(6)[0])
+def test_a_file_system_without_locks_is_no_obstacle(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import filelock
+
+    def refuse(*_: object, **__: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", refuse)
+    assert len(build_cache(folder, 2)) == 3
 
 
-def test_patches_are_aligned(folder: Path) -> None:
-    """An HR patch made small again is the LR patch, away from the borders that the patch does not see."""
-    lr, hr = PatchSampler(build_cache(folder, 2), patch=13, batch=5, seed=0).batch_at(0)
-    assert (lr.shape, hr.shape) == ((5, 3, 13, 13), (5, 3, 26, 26))
-    for low, high in zip(lr, hr, strict=True):
-        image = (high.permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
-        small = torch.from_numpy(resize(image, 1 / 2)).permute(2, 0, 1) / 255
-        # A turned patch is resized with its axes in the other order: each of the two roundings may move by a level.
-        assert float((small - low)[:, 3:-3, 3:-3].abs().max()) <= 2.01 / 255
-
-
-def test_images_smaller_than_a_patch(folder: Path) -> None:
-    with pytest.raises(DataError, match="at least 99 pixels"):
-        PatchSampler(build_cache(folder, 2), patch=99, batch=1, seed=0)
-
-
-def test_dihedral_group_has_eight_elements() -> None:
-    image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    assert len({dihedral(image, which).tobytes() for which in range(8)}) == 8
-    assert np.array_equal(dihedral(image, 0), image)
+def test_threads_of_one_process_wait_for_one_another(folder: Path) -> None:
+    built: list[TileCache] = []
+    threads = [threading.Thread(target=lambda: built.append(build_cache(folder, 2))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [len(cache) for cache in built] == [3, 3, 3] and len(caches()) == 1

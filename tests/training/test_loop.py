@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import signal
+import time
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from sparse_attn.attention import create_attention
@@ -18,8 +20,11 @@ from sparse_attn.backbones import EDSR, models, register_model
 from sparse_attn.errors import ConfigError, DataError, TrainingError, UnknownNameError, WeightsError
 from sparse_attn.factory import create_model
 from sparse_attn.training import Recipe, Stage, Trainer
+from sparse_attn.training.journal import read_log as _log
+from sparse_attn.training.learner import Outcome
 from sparse_attn.training.start import initialise
 from sparse_attn.weights import read_weights
+from tests.training.support import make_pictures
 
 TINY = "tiny_training_x2"
 if TINY not in models:
@@ -39,14 +44,7 @@ if TINY not in models:
 @pytest.fixture
 def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
     monkeypatch.setenv("SPARSE_ATTN_CACHE", str(tmp_path / "cache"))
-    rng = np.random.default_rng(0)
-    for folder, count in (("train", 3), ("val", 2)):
-        (tmp_path / folder).mkdir()
-        for i in range(count):
-            smooth = Image.fromarray(rng.integers(0, 256, (9, 9, 3), np.uint8)).resize(
-                (36, 36), Image.Resampling.BICUBIC
-            )
-            smooth.save(tmp_path / folder / f"{i}.png")
+    make_pictures(tmp_path)
     return Recipe(
         model=TINY,
         train=str(tmp_path / "train"),
@@ -70,7 +68,7 @@ def _train(recipe: Recipe, out: Path, *, crash_at: int | None = None) -> dict[st
     trainer = Trainer(recipe, out, device=torch.device("cpu"))
     step = trainer.train_step
 
-    def crashing() -> float:
+    def crashing() -> Outcome:
         if trainer.total_step == crash_at:
             raise _Crash
         return step()
@@ -79,37 +77,74 @@ def _train(recipe: Recipe, out: Path, *, crash_at: int | None = None) -> dict[st
     return trainer.run()
 
 
-def test_ctrl_c_within_a_step_lets_it_end(recipe: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_within_a_step_lets_it_end(recipe: Recipe, tmp_path: Path, number: signal.Signals) -> None:
     whole = _train(recipe, tmp_path / "whole")
     trainer = Trainer(recipe, tmp_path / "parts", device=torch.device("cpu"))
     validate = trainer.validate
 
     def pressing(images: int | None) -> float:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
         return validate(images)
 
     trainer.validate = pressing  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert trainer.step == 6
     resumed = _train(recipe, tmp_path / "parts")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_spoils_nothing(recipe: Recipe, tmp_path: Path) -> None:
-    trainer = Trainer(replace(recipe, save_minutes=1e-9), tmp_path / "run")
+def _poisoned(trainer: Trainer, steps: Container[int]) -> None:
+    """Makes the loss of some steps NaN."""
     step = trainer.train_step
 
-    def poisoning() -> float:
-        if trainer.step == 5:
-            torch.nn.init.constant_(trainer.model.get_parameter("head.weight"), torch.nan)
-        return step()
+    def poisoning() -> Outcome:
+        assert trainer.learner is not None
+        head = trainer.learner.model.get_parameter("head.weight")
+        before = head.detach().clone()
+        if trainer.step in steps:
+            head.data.fill_(torch.nan)
+        outcome = step()
+        if trainer.step in steps:
+            head.data.copy_(before)
+        return outcome
 
     trainer.train_step = poisoning  # type: ignore[method-assign]
-    with pytest.raises(TrainingError, match=r"step 5 of stage 'trunk' is not finite, got nan.*last\.pt"):
+
+
+def test_a_step_that_is_not_finite_is_left_out(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = Trainer(recipe, tmp_path / "run")
+    _poisoned(trainer, {2, 5})
+    weights = trainer.run()
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    skips = [(line["stage"], line["step"], line["skipped"]) for line in _log(tmp_path / "run") if "skipped" in line]
+    assert skips == [("trunk", 3, 1), ("trunk", 6, 2), ("full", 3, 3), ("full", 6, 4)]
+    assert json.loads((tmp_path / "run" / TINY / "training.json").read_text())["skipped"] == 4
+
+
+def test_a_step_that_is_left_out_changes_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = Trainer(recipe, tmp_path / "run")
+    trainer._begin_stage(None)
+    learner = trainer.learner
+    assert learner is not None
+    learner.step(0, 0.0)
+    before = copy.deepcopy((learner.model.state_dict(), learner.weights(), learner.optimizer.state_dict()))
+    learner.rgb_range = math.nan
+    assert not learner.step(1, 1.0).finite
+    after = (learner.model.state_dict(), learner.weights(), learner.optimizer.state_dict())
+    torch.testing.assert_close(after[:2], before[:2], atol=0, rtol=0)
+    torch.testing.assert_close(after[2]["state"], before[2]["state"], atol=0, rtol=0)
+
+
+def test_too_many_of_them_stop_the_run_and_spoil_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = Trainer(replace(recipe, save_minutes=1e-9, max_skipped=3), tmp_path / "run")
+    _poisoned(trainer, range(5, 99))
+    with pytest.raises(TrainingError, match=r"3 steps in a row, up to step 8 of stage 'trunk', got loss nan.*step-0+7"):
         trainer.run()
-    saved = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
-    assert saved["step"] == 5
+    saved = torch.load(sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1], weights_only=True)
+    assert (saved["step"], saved["averaged"]) == (7, 5)
     assert all(torch.isfinite(tensor).all() for tensor in saved["model"].values())
 
 
@@ -129,7 +164,7 @@ def test_white_may_be_255(recipe: Recipe, tmp_path: Path) -> None:
     for white in (1.0, 255.0):
         trainer = Trainer(replace(recipe, stages=(stage,), model_config={"rgb_range": white}), tmp_path / f"{white}")
         trainer._begin_stage(None)
-        first[white] = trainer.train_step()
+        first[white] = trainer.train_step().loss
     assert 0 < first[255.0] < 3 * first[1.0]
 
 
@@ -141,18 +176,14 @@ def test_a_last_stage_without_attention_gives_a_model_without(
     assert len(create_model(TINY, pretrained=True).body.attention) == 0
 
 
-def test_several_processes_are_refused(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ConfigError, match="one process, got WORLD_SIZE=2"):
-        Trainer(recipe, tmp_path / "run")
-
-
 @pytest.mark.parametrize("crash_at", [3, 8, 13])
 def test_a_resumed_run_ends_where_the_uninterrupted_one_does(recipe: Recipe, tmp_path: Path, crash_at: int) -> None:
     whole = _train(recipe, tmp_path / "whole")
     with pytest.raises(_Crash):
         _train(replace(recipe, save_minutes=1e-9), tmp_path / "parts", crash_at=crash_at)
-    assert torch.load(tmp_path / "parts" / "last.pt", weights_only=True)["total_step"] == crash_at
+    names = [path.name for path in sorted((tmp_path / "parts" / "checkpoints").iterdir())]
+    newest = [f"step-{step:09d}.pt" for step in (crash_at - 1, crash_at) if step > 0]
+    assert [name for name in names if name != "best.pt"] == newest
     torch.manual_seed(99)
     resumed = _train(recipe, tmp_path / "parts")
     assert whole.keys() == resumed.keys()
@@ -165,21 +196,23 @@ def test_weights_and_log_are_written(recipe: Recipe, tmp_path: Path) -> None:
     assert all(torch.equal(weights[name], written[name]) for name in weights)
     config = json.loads((tmp_path / "run" / TINY / "config.json").read_text())
     assert (config["model"], config["config"]["scale"]) == (TINY, 2)
-    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    lines = _log(tmp_path / "run")
     validations = [(line["stage"], line["step"], line["val_images"]) for line in lines if "val_psnr" in line]
     assert validations == [("trunk", 6, 1), ("trunk", 8, 2), ("full", 6, 1), ("full", 10, 2)]
     start = next(line["init"] for line in lines if "init" in line)
     assert all(name.startswith("body.attention.") for name in start["new"])
-    assert start["dropped"] == start["shape"] == []
+    assert start["dropped"] == start["shape"] == start["adapted"] == []
+    assert len(start["taken"]) == len(weights) - len(start["new"])
+    assert [line["step"] for line in lines if "loss" in line] == [8, 10]
+    assert all(0 <= line["data_wait"] <= 1 and line["grad_norm"] > 0 for line in lines if "loss" in line)
 
 
 def test_it_learns(recipe: Recipe, tmp_path: Path) -> None:
     longer = replace(recipe, stages=(Stage(name="only", steps=60, lr=3e-3, batch=4, patch=11),))
     trainer = Trainer(longer, tmp_path / "run")
     trainer.run()
-    assert trainer.validate(None) > 5 + Trainer(longer, tmp_path / "run").validation.measure(
-        trainer.entry.build(), device=torch.device("cpu"), bf16=False
-    )
+    untrained = trainer.validation.measure(trainer.entry.build(), device=torch.device("cpu"), bf16=False)
+    assert trainer.validate(None) > 5 + sum(untrained) / len(untrained)
 
 
 def test_another_recipe_is_not_resumed(recipe: Recipe, tmp_path: Path) -> None:
@@ -188,11 +221,66 @@ def test_another_recipe_is_not_resumed(recipe: Recipe, tmp_path: Path) -> None:
         _train(replace(recipe, seed=1), tmp_path / "run")
 
 
-def test_a_damaged_checkpoint_is_refused(recipe: Recipe, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "last.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(DataError, match="cannot read checkpoint"):
+def test_a_run_that_has_finished_is_not_trained_again(recipe: Recipe, tmp_path: Path) -> None:
+    weights = _train(recipe, tmp_path / "run")
+    log = (tmp_path / "run" / "log.jsonl").read_text()
+    again = _train(recipe, tmp_path / "run", crash_at=0)
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    assert (tmp_path / "run" / "log.jsonl").read_text() == log
+
+
+def test_a_damaged_newest_checkpoint_is_left_aside(recipe: Recipe, tmp_path: Path) -> None:
+    whole = _train(recipe, tmp_path / "whole")
+    with pytest.raises(_Crash):
+        _train(replace(recipe, save_minutes=1e-9), tmp_path / "run", crash_at=5)
+    newest = max((tmp_path / "run" / "checkpoints").glob("step-*.pt"))
+    newest.write_bytes(newest.read_bytes()[:999])
+    notes: list[str] = []
+    trainer = Trainer(recipe, tmp_path / "run", report=lambda line: notes.append(line.get("note", "")))
+    resumed = trainer.run()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert any("damaged checkpoint left aside" in note and newest.name in note for note in notes)
+    assert "going on from step 4" in notes
+
+
+def test_without_a_readable_checkpoint_nothing_is_lost(recipe: Recipe, tmp_path: Path) -> None:
+    path = tmp_path / "run" / "checkpoints" / "step-000000005.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"no checkpoint")
+    with pytest.raises(DataError, match=r"no checkpoint in .* can be read, got .*step-000000005\.pt.*start afresh"):
         _train(recipe, tmp_path / "run")
+    assert path.read_bytes() == b"no checkpoint"
+
+
+def test_the_log_of_a_resumed_run_has_every_step_once(recipe: Recipe, tmp_path: Path) -> None:
+    _train(recipe, tmp_path / "whole")
+    trainer = Trainer(recipe, tmp_path / "parts", device=torch.device("cpu"))
+    save = trainer.save
+
+    def crashing(*, best: bool = False) -> None:
+        if trainer.total_step == 18 and not best:
+            raise _Crash
+        save(best=best)
+
+    trainer.save = crashing  # type: ignore[method-assign]
+    with pytest.raises(_Crash):
+        trainer.run()
+    _train(recipe, tmp_path / "parts")
+
+    def steps(folder: Path) -> list[tuple[object, ...]]:
+        return [(line["total_step"], "loss" in line, line.get("val_psnr")) for line in _log(folder)]
+
+    assert steps(tmp_path / "whole") == steps(tmp_path / "parts")
+
+
+def test_the_best_validation_is_kept(recipe: Recipe, tmp_path: Path) -> None:
+    stage = Stage(name="only", steps=12, lr=1e-3, batch=2, patch=11, schedule="halving", halve_every=99)
+    trainer = Trainer(replace(recipe, stages=(stage,), val_every=3, val_images=2), tmp_path / "run")
+    worse = iter([20.0, 30.0, 10.0, 25.0])
+    trainer.validation.measure = lambda *_, **__: [next(worse)] * 2  # type: ignore[method-assign]
+    trainer.run()
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.pt", weights_only=True)
+    assert (best["step"], best["best"]) == (6, 30.0)
 
 
 @pytest.mark.parametrize(
@@ -218,6 +306,107 @@ def test_new_attention_starts_as_the_identity() -> None:
     x = torch.rand(1, 3, 11, 13)
     torch.testing.assert_close(full(x), plain(x), atol=0, rtol=0)
     assert len(report["new"]) == 8
+
+
+@pytest.mark.parametrize("scale", [1, 3, 4])
+def test_starting_from_another_scale(recipe: Recipe, tmp_path: Path, scale: int) -> None:
+    source = models.get(TINY).build()
+    nn.init.normal_(source.get_parameter("upsampler.0.weight"))
+    target = models.get(TINY).build(scale=scale)
+    report = initialise(target, source.state_dict())
+    own, given = target.state_dict(), source.state_dict()
+    adapted = {"4": ["upsampler.2.bias", "upsampler.2.weight"]}.get(str(scale), [])
+    tail = {"1": 0, "3": 2, "4": 0}[str(scale)]
+    assert report["adapted"] == adapted
+    assert len(report["new"]) == len(report["shape"]) == tail
+    assert sorted(report["taken"] + report["adapted"] + report["new"]) == sorted(own)
+    assert all(torch.equal(own[name], given[name]) for name in report["taken"])
+    assert all(torch.equal(own[name], given[name.replace(".2.", ".0.")]) for name in adapted)
+
+
+def test_a_warm_start_is_logged(recipe: Recipe, tmp_path: Path) -> None:
+    first = replace(recipe, stages=(replace(recipe.stages[0], patch=5),))
+    _train(first, tmp_path / "x2")
+    warm = replace(first, init=str(tmp_path / "x2" / TINY), model_config={"scale": 4})
+    trainer = Trainer(warm, tmp_path / "x4")
+    trainer.run()
+    line = next(line["init"] for line in _log(tmp_path / "x4") if "init" in line)
+    assert line["adapted"] == ["upsampler.2.bias", "upsampler.2.weight"]
+    assert line["new"] == []
+
+
+def test_blocks_computed_again_have_the_same_gradients(recipe: Recipe, tmp_path: Path) -> None:
+    whole = _train(recipe, tmp_path / "whole")
+    again = _train(replace(recipe, grad_checkpointing=True), tmp_path / "again")
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_accumulated_batches_are_one_large_batch(recipe: Recipe, tmp_path: Path) -> None:
+    large = replace(recipe, stages=(replace(recipe.stages[0], batch=4),))
+    small = replace(recipe, stages=(replace(recipe.stages[0], batch=2),), accumulate=2)
+    first, second = _train(large, tmp_path / "large"), _train(small, tmp_path / "small")
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("change", [{"channels_last": False}, {"fused": False}])
+def test_how_it_is_computed_hardly_matters(recipe: Recipe, tmp_path: Path, change: dict[str, bool]) -> None:
+    short = replace(recipe, stages=recipe.stages[:1])
+    first, second = _train(short, tmp_path / "first"), _train(replace(short, **change), tmp_path / "second")
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [True, "max-autotune-no-cudagraphs"])
+def test_compiled(recipe: Recipe, tmp_path: Path, mode: bool | str) -> None:
+    first, second = _train(recipe, tmp_path / "first"), _train(replace(recipe, compile=mode), tmp_path / "second")
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(first[name], second[name], atol=1e-4, rtol=0)
+
+
+def test_clipping_bounds_the_gradient(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = Trainer(replace(recipe, clip_grad=1e-3), tmp_path / "run")
+    trainer._begin_stage(None)
+    assert trainer.learner is not None
+    assert trainer.train_step().grad_norm > 1e-2
+    norms = [p.grad.norm() for p in trainer.learner.model.parameters() if p.grad is not None]
+    assert float(torch.stack(norms).norm()) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_budget_ends_in_time_with_the_rate_at_zero(recipe: Recipe, tmp_path: Path) -> None:
+    stages = (Stage(name="only", steps=100_000, lr=1e-3, batch=1, patch=5, attention=False),)
+    trainer = Trainer(replace(recipe, stages=stages, val_every=10**6), tmp_path / "run", max_minutes=5 / 60)
+    began = time.monotonic()
+    trainer.run()
+    assert time.monotonic() - began < 15
+    assert 10 < trainer.total_step < 100_000
+    last = [line for line in _log(tmp_path / "run") if "loss" in line][-1]
+    assert last["lr"] < 1e-5
+    record = json.loads((tmp_path / "run" / TINY / "training.json").read_text())
+    assert (record["steps"], record["max_minutes"]) == (trainer.total_step, 5 / 60)
+    assert record["samples"] == trainer.total_step
+
+
+def test_a_bad_budget(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="bad max_minutes, expected a positive number of minutes, got 0"):
+        Trainer(recipe, tmp_path / "run", max_minutes=0)
+
+
+def test_tensorboard(recipe: Recipe, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _train(replace(recipe, trackers=("tensorboard",)), tmp_path / "run")
+    events = EventAccumulator(str(tmp_path / "run" / "sparse_attn"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("val_psnr")] == [6, 8, 14, 18]
+
+
+def test_a_tracker_that_is_not_installed(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("accelerate.utils.is_wandb_available", lambda: False)
+    with pytest.raises(ConfigError, match="tracker 'wandb' is not installed; pip install wandb"):
+        Trainer(replace(recipe, trackers=("wandb",)), tmp_path / "run")
 
 
 def test_tensors_of_another_shape_are_left_and_named() -> None:
