@@ -211,6 +211,18 @@ def test_with_none_the_error_says_where_it_looked_and_what_there_is(zoos):
     )
 
 
+def test_with_none_those_of_the_same_scale_and_family_are_named_first(zoos):
+    outer, _ = zoos
+    for other in ("edsr_baseline_x4", "edsr_x2", "nlsn_light_x2", "nlsn_light_x4"):
+        write_zoo_folder(outer / other, _state(1), model=other, config={})
+    with pytest.raises(WeightsError) as caught:
+        find_pretrained("nlsn_x4")
+    assert caught.value.remedy == (
+        "models with weights here: nlsn_light_x4 (same scale), edsr_baseline_x4 (same scale), nlsn_light_x2, edsr_x2; "
+        "or pass checkpoint="
+    )
+
+
 def test_an_empty_hub_repository_is_no_source(zoos, hub):
     with pytest.raises(WeightsError, match=r"the Hub \(someone/toy holds no config.json with safetensors\)"):
         find_pretrained("toy", "someone/toy")

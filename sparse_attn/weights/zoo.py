@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,17 @@ def find_pretrained(name: str, hub_id: str | None = None) -> Path:
     raise WeightsError(
         f"no weights for {name!r}",
         got=f"nothing in {'; '.join(looked)}",
-        remedy=f"models with weights here: {', '.join(list_pretrained()) or 'none'}; or pass checkpoint=",
+        remedy=f"models with weights here: {_alternatives(name)}; or pass checkpoint=",
     )
+
+
+def _alternatives(name: str) -> str:
+    """The models with weights: first those that enlarge as much as `name`, of them first those of its family."""
+    scale = re.search(r"_x\d+$", name)
+    family = name.partition("_")[0]
+    there = sorted(list_pretrained(), key=lambda other: (other.partition("_")[0] != family, other))
+    same = [other for other in there if scale and other.endswith(scale[0])]
+    return ", ".join([*(f"{other} (same scale)" for other in same), *(o for o in there if o not in same)]) or "none"
 
 
 def write_zoo_folder(
