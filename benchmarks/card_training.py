@@ -21,6 +21,7 @@ _COLUMNS = {
     "steps": "steps",
     "patches a step": "batch",
     "LR patch": "patch",
+    "optimizer": "optimizer",
     "peak rate": "lr",
     "attention": "attention",
     "minutes": "minutes",

@@ -107,7 +107,9 @@ def check_data(recipe: Recipe, *, say: Say) -> str:
     Raises:
         DataError: there are none.
     """
-    cache = build_cache(Path(recipe.train), models.get(recipe.model).full_config()["scale"], progress=say)
+    cache = build_cache(
+        Path(recipe.train), models.get(recipe.model).full_config(**recipe.model_config)["scale"], progress=say
+    )
     first, _ = next(iter(iter_images(Path(recipe.val))))
     return f"{len(cache)} training images in {recipe.train}, validation images in {recipe.val} ({first} ...)"
 
@@ -187,7 +189,7 @@ def main() -> None:
         say(check_device(choose_device(arguments.device), weights=weights))
         say(check_disk(arguments.out, weights=weights))
         say(check_data(recipe, say=say))
-        sets = sets_there(arguments.data, models.get(recipe.model).full_config()["scale"])
+        sets = sets_there(arguments.data, models.get(recipe.model).full_config(**recipe.model_config)["scale"])
         say(f"will be measured on {', '.join(sets) or 'nothing: there is none of ' + ', '.join(SETS)}")
         words, why = start_words(recipe, arguments.init)
     except SparseAttnError as error:

@@ -42,7 +42,8 @@ def pack(
         raise DataError(f"{run} holds no {model}", expected=f"{made}/config.json", remedy="train it to the end first")
     config = read_config(made)["config"]
     write_zoo_folder(folder, read_weights(made), model=model, config=config, dtype=dtype, shard_bytes=SHARD_BYTES)
-    shutil.copyfile(recipe, folder / "recipe.yaml")
+    if recipe.resolve() != (folder / "recipe.yaml").resolve():
+        shutil.copyfile(recipe, folder / "recipe.yaml")
     log = (run / "log.jsonl").read_text(encoding="utf-8").splitlines()
     (folder / "log.jsonl").write_text("".join(f"{json.dumps(portable(json.loads(line)))}\n" for line in log))
     if (made / "training.json").is_file():

@@ -83,8 +83,8 @@ def test_a_new_card_says_what_the_files_say(script, folder: Path) -> None:
         "| NLSN as published, 32 blocks, 256 wide, trained on DIV2K | 38.34 / 0.9618 | – |",
         "The last row: Mei, Fan, Zhou, CVPR 2021, as quoted in table 2 of Liang et al., SwinIR, 2021.",
         "```sh sparse-attn train zoo/toy/recipe.yaml ```",
-        "| trunk | 9000 | 16 | 48 | 0.0002 | no | 9.0 |",
-        "| full | 5210 | 16 | 48 | 0.0002 | yes | 21.0 |",
+        "| trunk | 9000 | 16 | 48 | – | 0.0002 | no | 9.0 |",
+        "| full | 5210 | 16 | 48 | – | 0.0002 | yes | 21.0 |",
         "Started from random weights. L1 loss.",
         "as the training measured it: trunk 27.50 dB; full 28.12 dB.",
         "14,210 steps in 30 minutes on NVIDIA H200, PyTorch 2.15.0, 2026-11-22. "
@@ -132,8 +132,8 @@ def test_a_log_alone_tells_steps_and_time(script, folder: Path) -> None:
     (folder / "training.json").unlink()
     (folder / "training_data.json").unlink()
     text = " ".join(script("model_card").card(folder).split())
-    assert "| trunk | 40 | – | – | 0.0002 | – | 2.0 |" in text
-    assert "| full | 20 | – | – | 0.0003 | – | 1.5 |" in text
+    assert "| trunk | 40 | – | – | – | 0.0002 | – | 2.0 |" in text
+    assert "| full | 20 | – | – | – | 0.0003 | – | 1.5 |" in text
     assert "60 steps in 4 minutes; the machine is not recorded." in text
     assert "Energy" not in text and "Started from" not in text and "## Data and licence" not in text
 
@@ -211,6 +211,9 @@ def test_a_run_is_packed(script, run: Path, tmp_path: Path) -> None:
     assert training["energy"]["source"].startswith("an assumption: ")
     assert json.loads((made / "log.jsonl").read_text().splitlines()[-1])["start"] == {"recipe": {"train": "train"}}
     assert not any(str(tmp_path) in file.read_text() for file in made.iterdir() if file.suffix != ".safetensors")
+    recipe = (made / "recipe.yaml").read_text()
+    script("zoo_pack").pack(run, made, recipe=made / "recipe.yaml", data=tmp_path / "data")
+    assert (made / "recipe.yaml").read_text() == recipe
 
 
 def test_shards_are_no_larger_than_sixteen_mebibytes(script, run: Path, tmp_path: Path) -> None:

@@ -48,6 +48,10 @@ def command(
         typer.Option(help=f"Training and benchmark images; by default ${DATA_VARIABLE}, data/ or ../shared/data/."),
     ] = None,
     out: Annotated[Path, typer.Option(help="For runs, records and charts.")] = Path("runs/ablations"),
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Replace a field of the scale's recipe, as for train."),
+    ] = None,
     device: options.Device = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
 ) -> None:
@@ -64,10 +68,11 @@ def command(
         _count(found, out)
         return
     ablation = load_ablation(found)
-    recipe = with_data(find_scale(scale), data)
+    recipe = with_data(find_scale(scale), data, settings=settings or ())
     said = {"budget": budget, "seeds": seeds, "scale": scale, "data": data, "out": out, "device": device}
     said["threads"] = threads
     words = [word for key, value in said.items() if value is not None for word in (f"--{key}", str(value))]
+    words += [word for setting in settings or () for word in ("--set", setting)]
     files = file_names(name, out)
 
     def keep(record: Record) -> None:

@@ -97,7 +97,7 @@ _BENCHMARK = Archive(
 
 
 def _benchmark(title: str, count: int, *, paper: str, terms: str) -> Dataset:
-    """`<title>/x2|x3|x4/{HR,LR}`: HR is the same at each scale, since `evaluate` crops it to a multiple itself."""
+    """`eval/<title>/x2|x3|x4/{HR,LR}`: HR is the same at each scale, since `evaluate` crops it to a multiple itself."""
     picks = []
     for scale in (2, 3, 4):
         top = f"benchmark/{title}"
@@ -111,7 +111,7 @@ def _benchmark(title: str, count: int, *, paper: str, terms: str) -> Dataset:
         images=f"{count}, with bicubic LR at x2, x3, x4",
         paper=paper,
         terms=terms,
-        parts=(Part(title, _BENCHMARK, tuple(picks)),),
+        parts=(Part(f"eval/{title}", _BENCHMARK, tuple(picks)),),
     )
 
 

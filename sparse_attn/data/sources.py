@@ -61,10 +61,10 @@ def list_files(folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise DataError(
-            "no training folder",
+            "no folder of images",
             expected="a folder of images or .tar shards",
             got=str(folder),
-            remedy="check data.train",
+            remedy="check the path",
         )
     found, visited = [], set()
     for place, folders, names in os.walk(folder, onerror=_cannot_list, followlinks=True):

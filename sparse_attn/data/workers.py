@@ -126,5 +126,6 @@ class _Answers(Generic[Item]):
 
 
 def _ignore_interrupts(_: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; what follows from it is the first one's decision."""
+    """Ctrl-C, and the end of a job, reach all its processes; what follows is the first one's decision."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -146,7 +146,8 @@ def fingerprint(folder: Path) -> str:
     Raises:
         DataError: no such folder, or it is empty.
     """
-    files = sorted((str(p.relative_to(folder)), p.stat().st_size) for p in folder.rglob("*") if p.is_file())
+    found = [Path(place, name) for place, _, names in os.walk(folder, followlinks=True) for name in names]
+    files = sorted((str(path.relative_to(folder)), path.stat().st_size) for path in found if path.is_file())
     if not files:
         raise DataError(f"nothing in {folder}", expected="a folder of images", remedy="check --data")
     return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]

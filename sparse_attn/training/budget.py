@@ -31,15 +31,16 @@ class Budget:
         self.reserve = 0.0
         self._spent: deque[float] = deque(maxlen=50)
 
-    def begin(self, stage: Stage, later: tuple[Stage, ...]) -> None:
+    def begin(self, stage: Stage, later: tuple[Stage, ...], *, position: float = 0.0) -> None:
         """Gives a stage its part of what is left: the rest is for `later` stages.
 
-        Call it once for each stage, before its first step or where a resumed run goes on.
+        Call it once for each stage, before its first step or, at its `position`, where a resumed run goes on.
         """
         self._spent.clear()
         if self.end is not None:
             now = self.clock()
-            part = stage.weight / (stage.weight + sum(s.weight for s in later))
+            own = stage.weight * max(0.0, 1.0 - position / stage.steps)
+            part = own / max(own + sum(s.weight for s in later), 1e-12)
             self.deadline = now + part * max(0.0, self.end - now)
 
     def keep_for_the_end(self, seconds: float) -> None:

@@ -35,7 +35,7 @@ class RunState:
         seconds: training time so far.
         skipped: steps whose loss or gradient was not finite.
         best: the best validation PSNR so far, dB.
-        stages: seconds, steps and samples a step of each stage so far, this one included.
+        stages: seconds, steps and samples of each stage so far, this one included.
         log_lines: lines of the run's log when it was written.
         model: state dict being optimised.
         ema: state dict of the averaged weights.
@@ -86,6 +86,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._damaged: list[Path] = []
 
     def paths(self) -> list[Path]:
         """The resumable ones, newest first."""
@@ -119,6 +120,7 @@ class Checkpoints:
                 state = _read(path)
             except DataError as error:
                 problems.append(str(error))
+                self._damaged.append(path)
                 continue
             for problem in problems:
                 note(f"damaged checkpoint left aside: {problem}")
@@ -131,6 +133,15 @@ class Checkpoints:
                 remedy="delete the folder to start afresh",
             )
         return None
+
+    def tidy(self) -> None:
+        """Puts damaged checkpoints that `load` has met aside, and removes what a crash left half-written."""
+        for path in self._damaged:
+            path.rename(path.with_suffix(".damaged"))
+        self._damaged = []
+        for pattern in (".step-*.pt.*", f".{BEST}.*"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> RunState:

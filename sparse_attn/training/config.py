@@ -59,7 +59,8 @@ class Stage:
         halve_every: steps, for `halving`.
         optimizer: a name of timm's `list_optimizers()`; the recipe's, with its arguments, where None.
         optimizer_args: further arguments of the stage's own optimizer.
-        share: of a time budget, relative to the other stages'; where None, steps * batch * patch².
+        share: of a time budget, relative to the other stages', of which all have one or none; where None, steps *
+            batch * patch².
     """
 
     name: str
@@ -189,6 +190,14 @@ class Recipe:
             val_every=self.val_every,
             val_images=self.val_images,
         )
+        if len({stage.share is None for stage in self.stages}) > 1:
+            raise ConfigError("bad share", expected="one for each stage, or for none", got="one for some stages")
+        if self.accumulate > 1 and self.compile in ("reduce-overhead", "max-autotune"):
+            raise ConfigError(
+                f"compile: {self.compile} keeps gradients in a CUDA graph, where they cannot be accumulated",
+                got=f"accumulate: {self.accumulate}",
+                remedy="accumulate: 1, or compile: true",
+            )
         self._check_optimizers()
 
     def _check_optimizers(self) -> None:

@@ -151,6 +151,18 @@ class Learner:
         self.accelerator.free_memory()
 
 
+def check_stages(recipe: Recipe, cache: TileCache) -> None:
+    """What would only be found wrong when a later stage begins, is found wrong now.
+
+    Raises:
+        ConfigError: an optimizer does not take its arguments.
+        DataError: no image is as large as a patch.
+    """
+    for stage in recipe.stages:
+        make_optimizer(nn.Conv2d(3, 3, 3), recipe, stage)
+        PatchSampler(cache, patch=stage.patch, batch=stage.batch, seed=recipe.seed)
+
+
 def _checkpoint_gradients(model: nn.Module, name: str) -> None:
     from sparse_attn.backbones import SlottedBody
 

@@ -26,10 +26,10 @@ from sparse_attn.training.checkpoint import (
 from sparse_attn.training.config import Recipe, Stage
 from sparse_attn.training.interruption import held_back
 from sparse_attn.training.journal import Journal
-from sparse_attn.training.learner import Learner, Outcome
-from sparse_attn.training.processes import agree, make_accelerator, start_trackers
-from sparse_attn.training.progress import Progress
-from sparse_attn.training.result import is_finished, write_result
+from sparse_attn.training.learner import Learner, Outcome, check_stages
+from sparse_attn.training.processes import agree, check_same_place, make_accelerator, start_trackers
+from sparse_attn.training.progress import Progress, time_the_end
+from sparse_attn.training.result import forget_result, is_finished, write_result
 from sparse_attn.training.start import initialise
 from sparse_attn.training.validation import ValidationSet
 from sparse_attn.weights import read_weights
@@ -86,10 +86,9 @@ class Trainer:
         self.accelerator = make_accelerator(device, trackers=recipe.trackers, folder=out)
         self.main = bool(self.accelerator.is_main_process)
         self.report = report if self.main else lambda _: None
-        with self.accelerator.local_main_process_first():
-            self.cache = build_cache(
-                Path(recipe.train), self.config["scale"], progress=lambda s: self.report({"note": s})
-            )
+        # One process of a machine decodes and the others wait, however long that takes.
+        self.cache = build_cache(Path(recipe.train), self.config["scale"], progress=self.note)
+        check_stages(recipe, self.cache)
         self.validation = ValidationSet(Path(recipe.val), self.config["scale"])
         self.journal = Journal(out, enabled=self.main)
         self.checkpoints = Checkpoints(out / "checkpoints")
@@ -116,16 +115,19 @@ class Trainer:
         """
         start_trackers(self.accelerator, self.recipe.trackers, identity(self.recipe, self.cache))
         try:
-            state = self.checkpoints.load(
-                recipe=identity(self.recipe, self.cache), note=lambda text: self.report({"note": text})
-            )
+            state = self.checkpoints.load(recipe=identity(self.recipe, self.cache), note=self.note)
+            check_same_place(None if state is None else state.total_step, self.out)
+            if self.main:
+                self.checkpoints.tidy()
+            self.accelerator.wait_for_everyone()
             if state is not None and is_finished(self.out, self.recipe, state):
                 return read_weights(self.out / f"{self.recipe.stages[-1].name}.pt")
-            weights = None
             if state is not None:
                 self._resume(state)
             else:
                 self.journal.rewind(0)
+                if self.main:
+                    forget_result(self.out, self.recipe)
                 self._begin_stage(read_weights(self.recipe.init) if self.recipe.init is not None else None)
             while True:
                 self._run_stage()
@@ -149,6 +151,7 @@ class Trainer:
             self.log(init=initialise(model, weights))
         if self.learner is not None:
             self.learner.close()
+            self.learner = None
         self.learner = Learner(
             model,
             recipe=self.recipe,
@@ -158,7 +161,7 @@ class Trainer:
             accelerator=self.accelerator,
             rgb_range=self.rgb_range,
         )
-        self.stages_run.append({"seconds": 0.0, "steps": 0, "samples_a_step": self.learner.samples_a_step})
+        self.stages_run.append({"seconds": 0.0, "steps": 0, "samples": 0})
 
     def _resume(self, state: RunState) -> None:
         self.stage_index = state.stage
@@ -168,10 +171,13 @@ class Trainer:
         self.step, self.total_step, self.position = state.step, state.total_step, state.position
         self.seconds, self.skipped, self.best = state.seconds, state.skipped, state.best
         self.stages_run = [dict(done) for done in state.stages]
-        if len(state.random) == self.accelerator.num_processes:
+        before, now = len(state.random), self.accelerator.num_processes
+        if before == now:
             set_random_state(state.random[self.accelerator.process_index])
+        else:
+            self.note(f"{before} processes before and {now} now: the rest of the epoch is other patches")
         self.journal.rewind(state.log_lines)
-        self.report({"note": f"going on from step {self.total_step}"})
+        self.note(f"going on from step {self.total_step}")
 
     def save(self, *, best: bool = False) -> None:
         """Writes a checkpoint; with `best`, `best.pt` instead."""
@@ -207,23 +213,16 @@ class Trainer:
 
     def validate(self, images: int | None) -> float:
         """Mean validation PSNR of the averaged weights, dB; logged. The best so far is kept."""
-        from accelerate.utils import gather_object
-
         assert self.learner is not None
-        count = min(images or len(self.validation.pairs), len(self.validation.pairs))
-        processes = (self.accelerator.process_index, self.accelerator.num_processes)
-        mine = self.validation.measure(
+        values = self.validation.measure_together(
             self.learner.average.module,
-            device=self.accelerator.device,
+            self.accelerator,
             bf16=self.recipe.precision == "bf16",
-            images=count,
+            images=images,
             rgb_range=self.rgb_range,
-            part=processes,
         )
-        numbered = gather_object([(processes[0] + i * processes[1], value) for i, value in enumerate(mine)])
-        values = [value for _, value in sorted(numbered)]
         mean = sum(values) / len(values)
-        self.log(val_psnr=round(mean, 4), val_images=count)
+        self.log(val_psnr=round(mean, 4), val_images=len(values))
         # A stage's end measures more images than a look on the way: the same ones are compared.
         compared = values[: self.recipe.val_images]
         score = sum(compared) / len(compared)
@@ -233,10 +232,10 @@ class Trainer:
         return mean
 
     def _run_stage(self) -> None:
-        self.budget.begin(self.stage, self.recipe.stages[self.stage_index + 1 :])
+        self.budget.begin(self.stage, self.recipe.stages[self.stage_index + 1 :], position=self.position)
         with held_back() as interrupted:
             if self.max_minutes is not None:
-                self._time_validation()
+                self.budget.keep_for_the_end(time_the_end(self))
             progress = Progress(self)
             saved = time.monotonic()
             while not self._stage_is_done():
@@ -265,6 +264,8 @@ class Trainer:
                     progress.leave_out(time.monotonic() - looked)
                 self.budget.note_step(time.monotonic() - began)
             self.save()
+            if agree(self.accelerator, places=0.0, due=False, stop=interrupted())[2]:
+                raise KeyboardInterrupt
 
     def _stage_is_done(self) -> bool:
         return self.position >= self.stage.steps - _DONE
@@ -282,13 +283,9 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return weights
 
-    def _time_validation(self) -> None:
-        """What the stage's end will take is known before its schedule is planned."""
-        assert self.learner is not None
-        began = time.monotonic()
-        self.validate(self.recipe.val_images)
-        looked = min(self.recipe.val_images, len(self.validation.pairs))
-        self.budget.keep_for_the_end(1.0 + (time.monotonic() - began) * len(self.validation.pairs) / looked)
+    def note(self, text: str) -> None:
+        """Tells `report`."""
+        self.report({"note": text})
 
     def log(self, **record: Any) -> None:
         """Writes a line to the log, the trackers and `report`."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sparse_attn.errors import ConfigError
+from sparse_attn.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -73,6 +73,24 @@ def agree(accelerator: Accelerator, *, places: float, due: bool, stop: bool) -> 
     own = torch.tensor([main * places, main * due, float(stop)], device=accelerator.device)
     first, second, third = accelerator.reduce(own, reduction="sum").tolist()
     return first, second > 0, third > 0
+
+
+def check_same_place(step: int | None, folder: Path) -> None:
+    """All processes have found the same checkpoint, or none.
+
+    Raises:
+        DataError: they have not: they do not share the run's folder.
+    """
+    from accelerate.utils import gather_object
+
+    steps = gather_object([step])
+    if len(set(steps)) > 1:
+        found = ", ".join("none" if step is None else f"step {step}" for step in steps)
+        raise DataError(
+            f"the processes found different checkpoints in {folder}",
+            got=found,
+            remedy="put the run's folder on a file system that all of them share",
+        )
 
 
 @contextmanager

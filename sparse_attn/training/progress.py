@@ -1,4 +1,4 @@
-"""Sums up steps between two lines of the log."""
+"""What a run has done between two lines of its log, and how long its end will take."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ class Progress:
         """
         trainer = self.trainer
         self.steps += 1
+        assert trainer.learner is not None
+        trainer.stages_run[-1]["samples"] += trainer.learner.samples_a_step
         if outcome.finite:
             self.finite.append(outcome)
             self.in_a_row = 0
@@ -50,8 +52,8 @@ class Progress:
                 f"the loss or its gradient was not finite in {self.in_a_row} steps in a row, up to step "
                 f"{trainer.step} of stage {trainer.stage.name!r}",
                 got=f"loss {outcome.loss}, gradient norm {outcome.grad_norm}",
-                remedy=f"{f'{newest} is from before' if newest else 'no checkpoint was written yet'}; "
-                "lower lr, set clip_grad, or use precision: float32",
+                remedy=f"lower lr, set clip_grad, or use precision: float32, in another --out folder; "
+                f"{f'--init {newest} starts from before' if newest else 'no checkpoint was written yet'}",
             )
 
     def leave_out(self, seconds: float) -> None:
@@ -83,3 +85,18 @@ class Progress:
                 seconds=round(trainer.seconds, 1),
             )
         self._reset()
+
+
+def time_the_end(trainer: Trainer) -> float:
+    """Seconds that the validation and the files at the end of a stage will take, by trying them now."""
+    assert trainer.learner is not None
+    images, looked = len(trainer.validation.pairs), min(trainer.recipe.val_images, len(trainer.validation.pairs))
+    # The first forward pass may compile and look for the fastest kernels.
+    bf16, device = trainer.recipe.precision == "bf16", trainer.accelerator.device
+    trainer.validation.measure(trainer.learner.average.module, device=device, bf16=bf16, images=1)
+    began = time.monotonic()
+    trainer.validate(looked)
+    validated = time.monotonic()
+    trainer.save()
+    # A checkpoint, the best one, and the weights in two forms.
+    return (validated - began) * images / looked + 3 * (time.monotonic() - validated)

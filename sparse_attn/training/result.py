@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sparse_attn.training.loop import Trainer
 
 RECORD = "training.json"
+# What is published is stored smaller and in shards; here some tensors in float32 are larger than a shard.
+_WHOLE = 2**40
 
 
 def is_finished(out: Path, recipe: Recipe, state: RunState) -> bool:
@@ -33,12 +35,18 @@ def is_finished(out: Path, recipe: Recipe, state: RunState) -> bool:
     )
 
 
+def forget_result(out: Path, recipe: Recipe) -> None:
+    """Removes what an earlier run, whose checkpoints are gone, has left in `out`: it would be taken for this one's."""
+    for path in [*(out / f"{stage.name}.pt" for stage in recipe.stages), out / recipe.model / RECORD]:
+        path.unlink(missing_ok=True)
+
+
 def write_result(trainer: Trainer, weights: dict[str, Tensor]) -> None:
     """Writes `<out>/<model>/`: the weights, then `training.json`."""
     name = trainer.recipe.model
     empty = {} if trainer.stage.attention else {"attention": None, "attention_at": ()}
     folder = trainer.out / name
-    write_zoo_folder(folder, weights, model=name, config={**trainer.config, **empty})
+    write_zoo_folder(folder, weights, model=name, config={**trainer.config, **empty}, shard_bytes=_WHOLE)
     temporary = folder / f".{RECORD}.{os.getpid()}"
     temporary.write_text(json.dumps(describe_run(trainer), indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, folder / RECORD)
@@ -51,7 +59,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         {
             "name": stage.name,
             "steps": run["steps"],
-            "batch": run["samples_a_step"],
+            "batch": run["samples"] // max(1, run["steps"]),
             "patch": stage.patch,
             "lr": stage.lr,
             "optimizer": stage.optimizer or recipe.optimizer,
@@ -67,7 +75,7 @@ def describe_run(trainer: Trainer) -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(trainer.seconds, 1),
         "steps": trainer.total_step,
-        "samples": sum(run["steps"] * run["samples_a_step"] for run in trainer.stages_run),
+        "samples": sum(run["samples"] for run in trainer.stages_run),
         "max_minutes": trainer.max_minutes,
         "stages": stages,
         "init": recipe.init and Path(recipe.init).name,

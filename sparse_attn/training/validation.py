@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from sparse_attn.data import iter_images
 from sparse_attn.errors import DataError
 from sparse_attn.imaging import psnr, resize, rgb_to_y
 
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
 
 class ValidationSet:
     """Decoded once, measured often.
@@ -22,18 +26,37 @@ class ValidationSet:
         scale: s; images are cropped to multiples of it.
 
     Raises:
-        DataError: no image in the folder.
+        DataError: no image in the folder, or one that is too small.
     """
 
     def __init__(self, folder: Path, scale: int) -> None:
         self.scale = scale
         self.pairs: list[tuple[NDArray[np.generic], NDArray[np.generic]]] = []
-        for _, image in iter_images(folder):
+        for name, image in iter_images(folder):
             height, width = (side - side % scale for side in image.shape[:2])
+            if min(height, width) <= 2 * scale:
+                raise DataError(
+                    f"validation image {name} in {folder} is too small",
+                    expected=f"sides of more than {2 * scale} pixels, as {scale} are cut from each border",
+                    got=f"{image.shape[0]}x{image.shape[1]}",
+                )
             hr = image[:height, :width]
             self.pairs.append((resize(hr, 1 / scale), hr))
         if not self.pairs:
-            raise DataError(f"no validation images in {folder}", remedy="check data.val")
+            raise DataError(f"no validation images in {folder}", remedy="put some there, or check val")
+
+    def measure_together(
+        self, model: nn.Module, accelerator: Accelerator, *, bf16: bool, images: int | None, rgb_range: float
+    ) -> list[float]:
+        """What `measure` returns for all of them, of which each process has measured its part."""
+        from accelerate.utils import gather_object
+
+        index, count = accelerator.process_index, accelerator.num_processes
+        mine = self.measure(
+            model, device=accelerator.device, bf16=bf16, images=images, rgb_range=rgb_range, part=(index, count)
+        )
+        numbered = gather_object([(index + i * count, value) for i, value in enumerate(mine)])
+        return [value for _, value in sorted(numbered)]
 
     @torch.inference_mode()
     def measure(

@@ -17,6 +17,8 @@ CONFIG = "config.json"
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 CONTAINERS = ("state_dict", "model", "model_state_dict", "params", "params_ema")
+# A checkpoint of this package's training: the averaged weights are those meant.
+TRAINING = {"model", "ema"}
 WRAPPERS = ("module.", "_orig_mod.")
 
 Recorded = Mapping[str, Mapping[str, Any]]
@@ -66,6 +68,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def unwrap(loaded: object, where: str) -> dict[str, Tensor]:
     """The state dict in `loaded`: itself, or the only one that a usual container key holds; wrapper prefixes go.
 
+    Of a checkpoint of this package's training it is the averaged one.
+
     Raises:
         WeightsError: there is none, or more than one.
     """
@@ -74,6 +78,8 @@ def unwrap(loaded: object, where: str) -> dict[str, Tensor]:
     if _is_state_dict(loaded):
         return strip_wrappers(loaded)[1]
     inner = {key: value for key, value in loaded.items() if _is_state_dict(value)}
+    if set(inner) == TRAINING and "averaged" in loaded:
+        return strip_wrappers(inner["ema"])[1]
     if len(inner) > 1:
         raise WeightsError(
             f"{where} holds several state dicts",

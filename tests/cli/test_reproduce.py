@@ -45,6 +45,15 @@ def test_a_table_is_measured_written_and_not_trained_twice(command: Command, rec
     assert json.loads((tmp_path / "made" / "table4.json").read_text())["cells"] == record["cells"]
 
 
+def test_the_scale_s_fields_can_be_set(command: Command, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "data" / "train").rename(tmp_path / "pictures")
+    words = ("reproduce", "table4", "--scale", recipe, "--seeds", 1, "--device", "cpu", "--out", "made")
+    assert command(*words).errors[0].startswith(f"error: nothing in {tmp_path}/data/train, ")
+    assert command(*words, "--set", f"train={tmp_path / 'pictures'}", "--set", "precision=float32").code == 0
+    record = json.loads((tmp_path / "made" / "table4.json").read_text())
+    assert record["command"].endswith(f"--set train={tmp_path / 'pictures'} --set precision=float32")
+
+
 def test_table_5_is_counted(command: Command, zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = tmp_path / "zoo"
     (small / "ablations").mkdir(parents=True)

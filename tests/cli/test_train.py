@@ -137,7 +137,7 @@ def test_data_beside_the_recipe_is_used_first(recipe: Path, tmp_path: Path) -> N
     ("change", "said"),
     [
         ({"modl": "edsr_x2"}, "error: unknown field of the recipe 'modl'; did you mean model"),
-        ({"train": "nothing"}, "error: no training folder, "),
+        ({"train": "nothing"}, "error: no folder of images, "),
         ({"model": "nlsm_light_x2"}, "error: unknown model 'nlsm_light_x2'; did you mean nlsn_light_x2"),
     ],
 )

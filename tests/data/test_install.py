@@ -129,13 +129,13 @@ def test_benchmark_sets_are_laid_out_as_evaluate_reads_them(server: Server, root
     install(pairs(server), root)
     assert len(server.requests) == 1
     folders = {
-        f"{title}/x{scale}/{size}" for title in ("Set5", "Set14") for scale in (2, 3, 4) for size in ("HR", "LR")
+        f"eval/{title}/x{scale}/{size}" for title in ("Set5", "Set14") for scale in (2, 3, 4) for size in ("HR", "LR")
     }
     assert {os.path.dirname(path) for path in below(root)} == folders
     assert len(below(root)) == (5 + 14) * 6
     for scale in (2, 3, 4):
-        result = evaluate("bicubic", root / "Set5" / f"x{scale}", scale=scale)
-        made = evaluate("bicubic", root / "Set5" / f"x{scale}", scale=scale, make_lr=True)
+        result = evaluate("bicubic", root / "eval" / "Set5" / f"x{scale}", scale=scale)
+        made = evaluate("bicubic", root / "eval" / "Set5" / f"x{scale}", scale=scale, make_lr=True)
         assert [image.name for image in result.images] == [f"img-{i}.png" for i in range(5)]
         assert result.psnr == made.psnr
 
@@ -146,7 +146,7 @@ def test_what_is_missing_of_a_shared_archive_is_unpacked(server: Server, root: P
     assert ".downloads/benchmark.tar" in below(root)
     install([one, other], root)
     assert len(server.requests) == 1
-    assert (root / "Set14/x4/LR").is_dir() and ".downloads/benchmark.tar" in below(root)
+    assert (root / "eval/Set14/x4/LR").is_dir() and ".downloads/benchmark.tar" in below(root)
 
 
 def test_an_archive_put_there_by_hand_is_used_and_stays(server: Server, root: Path) -> None:

@@ -127,7 +127,7 @@ def test_a_shard_without_images_and_one_that_is_none(pictures: Path) -> None:
 
 
 def test_empty_and_missing_folders(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no training folder.*nowhere"):
+    with pytest.raises(DataError, match=r"no folder of images.*nowhere"):
         list(iter_images(tmp_path / "nowhere"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"no images .* in .*empty"):

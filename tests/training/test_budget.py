@@ -78,6 +78,17 @@ def test_stages_share_the_time() -> None:
     assert budget.deadline == pytest.approx(1240.0)
 
 
+def test_a_stage_that_goes_on_gets_what_it_has_left() -> None:
+    clock = _Clock()
+    first = Stage(name="a", steps=100, lr=1.0, share=2.0)
+    second = Stage(name="b", steps=9, lr=1.0, share=3.0)
+    budget = Budget(4.0, clock=clock)
+    budget.begin(first, (second,), position=50.0)
+    assert budget.deadline == pytest.approx(1000.0 + 240.0 / 4)
+    budget.begin(second, (), position=9.0)
+    assert budget.deadline == pytest.approx(1000.0)
+
+
 def test_a_stage_without_a_share_counts_its_pixels() -> None:
     assert Stage(name="a", steps=10, lr=1.0, batch=2, patch=3).weight == 180
 

@@ -71,6 +71,18 @@ def test_good_recipe(tmp_path: Path) -> None:
         ("betas:", "optimizer: adan2\nbetas:", UnknownNameError, "unknown optimizer 'adan2'; did you mean adan"),
         ("betas:", "optimizer_args: 3\nbetas:", ConfigError, "bad optimizer_args, expected key: value lines"),
         ("betas:", "weight_decay: -1\nbetas:", ConfigError, "bad weight_decay, expected at least 0"),
+        (
+            "lr: 1e-4",
+            "lr: 1, share: 2}\n  - {name: second, steps: 3, lr: 1",
+            ConfigError,
+            "for each stage, or for none",
+        ),
+        (
+            "betas:",
+            "compile: reduce-overhead\naccumulate: 2\nbetas:",
+            ConfigError,
+            "compile: reduce-overhead keeps gradients in a CUDA graph, where they cannot be accumulated, got accum",
+        ),
         ("betas:", "clip_grad: 0\nbetas:", ConfigError, "bad clip_grad, expected a positive number"),
         ("betas:", "accumulate: 0\nbetas:", ConfigError, "bad accumulate, expected at least 1"),
         ("betas:", "max_skipped: 0\nbetas:", ConfigError, "bad max_skipped, expected at least 1"),

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 import signal
 import time
 from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from sparse_attn.attention import create_attention
@@ -215,6 +218,117 @@ def test_it_learns(recipe: Recipe, tmp_path: Path) -> None:
     assert trainer.validate(None) > 5 + sum(untrained) / len(untrained)
 
 
+def test_weights_larger_than_a_shard(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sparse_attn.weights.zoo.SHARD_BYTES", 500)
+    weights = _train(replace(recipe, stages=recipe.stages[:1]), tmp_path / "run")
+    assert max(tensor.nbytes for tensor in weights.values()) > 500
+    assert read_weights(tmp_path / "run" / TINY).keys() == weights.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"patch": 99}, DataError, "no training image is large enough, expected an LR side of at least 99"),
+        ({"optimizer": "muon", "optimizer_args": {"wings": 2}}, ConfigError, "optimizer 'muon' cannot be made"),
+    ],
+)
+def test_what_is_wrong_with_a_later_stage_is_said_at_once(
+    recipe: Recipe, tmp_path: Path, change: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    stages = (recipe.stages[0], replace(recipe.stages[1], **change))
+    with pytest.raises(error, match=message):
+        Trainer(replace(recipe, stages=stages), tmp_path / "run")
+
+
+def test_a_validation_image_that_is_too_small(recipe: Recipe, tmp_path: Path) -> None:
+    Image.new("RGB", (36, 4)).save(tmp_path / "val" / "z.png")
+    with pytest.raises(
+        DataError, match=r"image z\.png in .*val is too small, expected sides of more than 4.*, got 4x36"
+    ):
+        Trainer(recipe, tmp_path / "run")
+
+
+def test_the_best_checkpoint_is_weights_to_start_from(recipe: Recipe, tmp_path: Path) -> None:
+    _train(recipe, tmp_path / "run")
+    path = tmp_path / "run" / "checkpoints" / "best.pt"
+    best = torch.load(path, weights_only=True)
+    warm = Trainer(replace(recipe, init=str(path)), tmp_path / "next")
+    warm.run()
+    line = next(line["init"] for line in _log(tmp_path / "next") if "init" in line)
+    assert sorted(line["taken"] + line["dropped"]) == sorted(best["ema"])
+    assert all(torch.equal(tensor, best["ema"][name]) for name, tensor in read_weights(path).items())
+
+
+def test_what_an_earlier_run_left_is_not_taken_for_a_new_one(recipe: Recipe, tmp_path: Path) -> None:
+    old = _train(recipe, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    trainer = Trainer(replace(recipe, seed=1), tmp_path / "run")
+
+    def crashing(_: int | None) -> float:
+        raise _Crash
+
+    trainer.validate = crashing  # type: ignore[method-assign]
+    with pytest.raises(_Crash):
+        trainer.run()
+    assert not (tmp_path / "run" / TINY / "training.json").exists()
+    new = _train(replace(recipe, seed=1), tmp_path / "run")
+    assert not all(torch.equal(old[name], new[name]) for name in new)
+
+
+def test_what_a_crash_left_half_written_goes(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(_Crash):
+        _train(replace(recipe, save_minutes=1e-9), tmp_path / "run", crash_at=5)
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / ".step-000000006.pt.123").write_bytes(b"half")
+    max(folder.glob("step-*.pt")).write_bytes(b"damaged")
+    _train(recipe, tmp_path / "run")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "best.pt",
+        "step-000000005.damaged",
+        "step-000000008.pt",
+        "step-000000018.pt",
+    ]
+
+
+def test_a_signal_in_the_last_step_of_a_stage_is_heard(recipe: Recipe, tmp_path: Path) -> None:
+    trainer = Trainer(recipe, tmp_path / "run")
+    step = trainer.train_step
+
+    def pressing() -> Outcome:
+        if trainer.total_step == 7:
+            signal.raise_signal(signal.SIGTERM)
+        return step()
+
+    trainer.train_step = pressing  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    assert trainer.total_step == 8
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "change", [{}, {"compile": True}, {"workers": 1, "clip_grad": 1.0, "grad_checkpointing": True}]
+)
+def test_on_a_gpu(recipe: Recipe, tmp_path: Path, change: dict[str, Any]) -> None:
+    own = replace(recipe, precision="bf16", **change)
+    trainer = Trainer(own, tmp_path / "run", device=torch.device("cuda"))
+    step = trainer.train_step
+
+    def pressing() -> Outcome:
+        if trainer.total_step == 12:
+            signal.raise_signal(signal.SIGTERM)
+        return step()
+
+    trainer.train_step = pressing  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    resumed = Trainer(own, tmp_path / "run", device=torch.device("cuda"))
+    weights = resumed.run()
+    assert resumed.total_step == 18
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    assert all(line["val_psnr"] > 5 for line in _log(tmp_path / "run") if "val_psnr" in line)
+
+
 def test_another_recipe_is_not_resumed(recipe: Recipe, tmp_path: Path) -> None:
     _train(recipe, tmp_path / "run")
     with pytest.raises(DataError, match="of another recipe, got changed: seed"):
@@ -286,8 +400,8 @@ def test_the_best_validation_is_kept(recipe: Recipe, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "value", "error", "message"),
     [
-        ("train", "nowhere", DataError, "no training folder"),
-        ("val", "nowhere", DataError, "no training folder"),
+        ("train", "nowhere", DataError, "no folder of images"),
+        ("val", "nowhere", DataError, "no folder of images"),
         ("model", "nlsn_lite", UnknownNameError, "unknown model 'nlsn_lite'"),
         ("init", "nowhere", WeightsError, "nowhere"),
     ],
