@@ -93,6 +93,24 @@ def gather(pixels: Tensor, steps: NDArray[np.int64], *, side: int) -> Tensor:
     Returns:
         (B, 3, side, side) uint8, channels_last, on the device of `pixels`.
     """
+    return (_gather_on_cpu if pixels.device.type == "cpu" else gather_on_device)(pixels, steps, side)
+
+
+def _gather_on_cpu(pixels: Tensor, steps: NDArray[np.int64], side: int) -> Tensor:
+    """By NumPy, in one thread.
+
+    Where a second thread of a process uses OpenMP, the threads of the first no longer wait actively for each other, and
+    a training step takes half as long again.
+    """
+    start, down, right = steps[:, :, None, None]
+    along = np.arange(side)
+    index = start + along[:, None] * down + along * right
+    taken = torch.from_numpy(pixels.numpy().take(index.ravel(), axis=0))
+    return taken.view(-1, side, side, 3).permute(0, 3, 1, 2)
+
+
+def gather_on_device(pixels: Tensor, steps: NDArray[np.int64], side: int) -> Tensor:
+    """By PyTorch, on any device."""
     start, down, right = torch.from_numpy(steps).to(pixels.device)[:, :, None, None]
     along = torch.arange(side, device=pixels.device)
     index = start + along[:, None] * down + along * right

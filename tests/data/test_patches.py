@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sparse_attn.data import PatchSampler, TileCache, dihedral
+from sparse_attn.data.storage import gather, gather_on_device, walk
 from sparse_attn.errors import ConfigError, DataError
 from sparse_attn.imaging import resize
 
@@ -128,3 +129,11 @@ def test_dihedral_group_has_eight_elements() -> None:
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     assert len({dihedral(image, which).tobytes() for which in range(8)}) == 8
     assert np.array_equal(dihedral(image, 0), image)
+
+
+def test_both_ways_of_gathering_are_one(cache: TileCache) -> None:
+    crops = PatchSampler(cache, patch=5, batch=64, seed=3).crops_at(0)
+    widths = np.array(cache.shapes)[crops.image, 1]
+    steps = walk(cache.offsets[crops.image], widths, crops.top, crops.left, crops.symmetry, side=5)
+    pixels = cache.storage.lr
+    assert torch.equal(gather(pixels, steps, side=5), gather_on_device(pixels, steps, 5))
