@@ -197,7 +197,7 @@ def test_pretrained_loads_the_zoos_weights_with_the_configuration_they_were_trai
     assert {t.dtype for t in model.state_dict().values()} == {torch.float32}
     assert _settings(model, "rounds") == {3}
     assert "toy_x2" in list_models(pretrained=True)
-    assert list_models("edsr*", pretrained=True) == []
+    assert list_models("rcan*", pretrained=True) == []
 
 
 @pytest.mark.parametrize("attention", ["nla", "local_window", "random_bucket", "topk", "nlsa"])
