@@ -15,8 +15,12 @@ from tests.conftest import CHECKOUT
 
 # A command that has begun, says so, and does not end.
 ENDLESS = """
+import signal
 import time
 from sparse_attn import cli
+
+# A job in the background inherits that Ctrl-C is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @cli.app.command("endless")
 def endless():
