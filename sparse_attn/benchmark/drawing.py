@@ -21,7 +21,7 @@ _AXES: Mapping[str, str] = {
     "batch": "batch",
 }
 _MARKERS = "os^Dv<>ph*XP"
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     # The same numbers give the same file.
     "svg.hashsalt": "sparse_attn",
@@ -52,7 +52,7 @@ def plots(record: Record) -> dict[str, str]:
         raise ConfigError("plots need matplotlib", remedy="pip install matplotlib") from error
     found: dict[str, str] = {}
     stem = f"{record.setup.kind}-{record.setup.suite}"
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         axis = varied(record)
         if axis is not None:
             found[f"{stem}-forward.svg"] = _lines(record, axis, "seconds", "forward")

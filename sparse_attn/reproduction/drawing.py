@@ -5,25 +5,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from sparse_attn.benchmark import STYLE
 from sparse_attn.errors import ConfigError
 from sparse_attn.reproduction.arithmetic import Count
 from sparse_attn.reproduction.record import Cell, Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    # The same numbers give the same file.
-    "svg.hashsalt": "sparse_attn",
-    "font.family": "sans-serif",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-}
 
 
 def require_matplotlib() -> None:
@@ -77,7 +67,7 @@ def _card(width: float, height: float) -> Iterator[tuple[Axes, io.StringIO]]:
     from matplotlib.figure import Figure
 
     file = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         # A white card: readable on a light page and on a dark one.
         figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
         yield figure.add_subplot(), file

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sparse_attn.benchmark import STYLE
 from sparse_attn.errors import ConfigError, DataError
 from sparse_attn.training.journal import LOG, read_log
 
@@ -16,15 +17,6 @@ if TYPE_CHECKING:
 Log = Sequence[Mapping[str, Any]]
 
 _PANELS = {"loss": "loss (mean absolute error)", "val_psnr": "validation PSNR, dB", "lr": "learning rate"}
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    # The same log gives the same file.
-    "svg.hashsalt": "sparse_attn",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-}
 
 
 def read_run(folder: Path) -> Log:
@@ -84,7 +76,7 @@ def curves(runs: Mapping[str, Log], *, kind: str = "svg") -> bytes:
     except ImportError as error:
         raise ConfigError("plots need matplotlib", remedy="pip install matplotlib") from error
     shown = [name for name in _PANELS if any(points(log, name)[0] for log in runs.values())]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         # A white card: readable on a light page and on a dark one.
         figure = Figure(figsize=(7.5, 2.4 * len(shown) + 0.5), facecolor="white", layout="constrained")
         panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]

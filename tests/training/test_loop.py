@@ -26,7 +26,7 @@ from sparse_attn.training import Recipe, Stage, Trainer
 from sparse_attn.training.journal import read_log as _log
 from sparse_attn.training.learner import Outcome
 from sparse_attn.training.start import initialise
-from sparse_attn.weights import read_weights
+from sparse_attn.weights import read_weights, write_zoo_folder
 from tests.training.support import make_pictures
 
 TINY = "tiny_training_x2"
@@ -219,7 +219,7 @@ def test_it_learns(recipe: Recipe, tmp_path: Path) -> None:
 
 
 def test_weights_larger_than_a_shard(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sparse_attn.weights.zoo.SHARD_BYTES", 500)
+    monkeypatch.setitem(write_zoo_folder.__kwdefaults__, "shard_bytes", 500)
     weights = _train(replace(recipe, stages=recipe.stages[:1]), tmp_path / "run")
     assert max(tensor.nbytes for tensor in weights.values()) > 500
     assert read_weights(tmp_path / "run" / TINY).keys() == weights.keys()
