@@ -26,7 +26,8 @@ from sparse_attn.training.result import RECORD
 from sparse_attn.weights import read_weights
 
 # What does not decide a run's weights; the training images are known by their names and sizes instead.
-_LEFT_OUT = ("train", "val", "val_every", "val_images", "save_minutes", "workers", "trackers", "init")
+_VALIDATION = {"val", "val_every", "val_images", "final_val_images"}
+_LEFT_OUT = _VALIDATION | {"train", "save_minutes", "workers", "trackers", "init"}
 _LEAST_MINUTES = 1e-3
 
 

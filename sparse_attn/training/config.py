@@ -131,7 +131,8 @@ class Recipe:
         trackers: `tensorboard`, `wandb`, beside `log.jsonl`.
         max_skipped: steps in a row whose loss or gradient is not finite, after which the run stops.
         val_every: steps between validations.
-        val_images: how many images of `val` these use; the end of a stage uses all.
+        val_images: how many images of `val` these use.
+        final_val_images: how many the end of a stage uses, at least `val_images`; None: all.
         save_minutes: minutes between checkpoints.
     """
 
@@ -160,6 +161,7 @@ class Recipe:
     max_skipped: int = 10
     val_every: int = 500
     val_images: int = 6
+    final_val_images: int | None = None
     save_minutes: float = 2.0
 
     def __post_init__(self) -> None:
@@ -190,6 +192,8 @@ class Recipe:
             val_every=self.val_every,
             val_images=self.val_images,
         )
+        if self.final_val_images is not None:
+            _at_least("", self.val_images, final_val_images=self.final_val_images)
         if len({stage.share is None for stage in self.stages}) > 1:
             raise ConfigError("bad share", expected="one for each stage, or for none", got="one for some stages")
         if self.accumulate > 1 and self.compile in ("reduce-overhead", "max-autotune"):

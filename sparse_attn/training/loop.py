@@ -273,7 +273,7 @@ class Trainer:
     def _end_stage(self) -> dict[str, Tensor]:
         assert self.learner is not None
         began = time.monotonic()
-        self.validate(None)
+        self.validate(self.recipe.final_val_images)
         self.seconds += time.monotonic() - began
         weights = self.learner.weights()
         if self.main:

@@ -31,7 +31,16 @@ def test_what_decides_the_weights_decides_the_folder(effort: Effort) -> None:
     assert same.parent == Path("out/runs")
     assert same.name.startswith("nlsa-seed0-")
     for alike in (
-        replace(recipe, train="elsewhere", val="elsewhere", val_every=1, val_images=1, save_minutes=9.0, workers=2),
+        replace(
+            recipe,
+            train="elsewhere",
+            val="elsewhere",
+            val_every=1,
+            val_images=1,
+            final_val_images=1,
+            save_minutes=9.0,
+            workers=2,
+        ),
         replace(recipe, model_config={}, seed=7),
     ):
         assert run_of(alike).folder == same

@@ -83,6 +83,7 @@ def test_good_recipe(tmp_path: Path) -> None:
             ConfigError,
             "compile: reduce-overhead keeps gradients in a CUDA graph, where they cannot be accumulated, got accum",
         ),
+        ("betas:", "final_val_images: 1\nbetas:", ConfigError, "bad final_val_images, expected at least 6, got 1"),
         ("betas:", "clip_grad: 0\nbetas:", ConfigError, "bad clip_grad, expected a positive number"),
         ("betas:", "accumulate: 0\nbetas:", ConfigError, "bad accumulate, expected at least 1"),
         ("betas:", "max_skipped: 0\nbetas:", ConfigError, "bad max_skipped, expected at least 1"),

@@ -210,6 +210,11 @@ def test_weights_and_log_are_written(recipe: Recipe, tmp_path: Path) -> None:
     assert all(0 <= line["data_wait"] <= 1 and line["grad_norm"] > 0 for line in lines if "loss" in line)
 
 
+def test_the_last_validation_may_be_short(recipe: Recipe, tmp_path: Path) -> None:
+    _train(replace(recipe, final_val_images=1), tmp_path / "run")
+    assert {line["val_images"] for line in _log(tmp_path / "run") if "val_psnr" in line} == {1}
+
+
 def test_it_learns(recipe: Recipe, tmp_path: Path) -> None:
     longer = replace(recipe, stages=(Stage(name="only", steps=60, lr=3e-3, batch=4, patch=11),))
     trainer = Trainer(longer, tmp_path / "run")
