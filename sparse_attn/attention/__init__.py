@@ -19,7 +19,7 @@ from sparse_attn.attention.registration import (
 )
 from sparse_attn.errors import ConfigError
 
-_SUPPORT = {"base", "randomness", "registration", "settings"}
+_SUPPORT = {"base", "probing", "randomness", "registration", "settings"}
 
 
 def _import_siblings() -> None:
@@ -41,14 +41,17 @@ def _import_siblings() -> None:
 _import_siblings()
 
 from sparse_attn.attention.nlsa import use_rotations  # noqa: E402
+from sparse_attn.attention.probing import Probe, probe  # noqa: E402
 
 __all__ = [
     "Attention2d",
+    "Probe",
     "attentions",
     "configure_attention",
     "create_attention",
     "draw_counts",
     "list_attention",
+    "probe",
     "register_attention",
     "restore_draws",
     "use_rotations",
