@@ -19,7 +19,7 @@ from sparse_attn.attention.registration import (
 )
 from sparse_attn.errors import ConfigError
 
-_SUPPORT = {"base", "probing", "randomness", "registration", "settings"}
+_SUPPORT = {"base", "check_report", "checking", "health", "probing", "randomness", "registration", "settings"}
 
 
 def _import_siblings() -> None:
@@ -40,16 +40,25 @@ def _import_siblings() -> None:
 
 _import_siblings()
 
+from sparse_attn.attention.check_report import CheckReport, LayerCheck  # noqa: E402
+from sparse_attn.attention.checking import check  # noqa: E402
+from sparse_attn.attention.health import Health, attention_health, health  # noqa: E402
 from sparse_attn.attention.nlsa import use_rotations  # noqa: E402
 from sparse_attn.attention.probing import Probe, probe  # noqa: E402
 
 __all__ = [
     "Attention2d",
+    "CheckReport",
+    "Health",
+    "LayerCheck",
     "Probe",
+    "attention_health",
     "attentions",
+    "check",
     "configure_attention",
     "create_attention",
     "draw_counts",
+    "health",
     "list_attention",
     "probe",
     "register_attention",

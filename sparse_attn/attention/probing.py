@@ -145,7 +145,8 @@ class _Recorder:
         self.rotations: Tensor | None = None
 
     def begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        self.inputs = next(iter([*args, *kwargs.values()]))
+        # A network may change it in place afterwards.
+        self.inputs = next(iter([*args, *kwargs.values()])).clone()
         self.calls = []
 
     def group(self, queries: Tensor, keys: Tensor, size: Size) -> Groups:
