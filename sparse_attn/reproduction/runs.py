@@ -26,7 +26,7 @@ from sparse_attn.training.result import RECORD
 from sparse_attn.weights import read_weights
 
 # What does not decide a run's weights; the training images are known by their names and sizes instead.
-_VALIDATION = {"val", "val_every", "val_images", "final_val_images"}
+_VALIDATION = {"val", "val_every", "val_images", "final_val_images", "health"}
 _LEFT_OUT = _VALIDATION | {"train", "save_minutes", "workers", "trackers", "init"}
 _LEAST_MINUTES = 1e-3
 

@@ -133,6 +133,7 @@ class Recipe:
         val_every: steps between validations.
         val_images: how many images of `val` these use.
         final_val_images: how many the end of a stage uses, at least `val_images`; None: all.
+        health: log at each validation what `attention_health` measures on its first image.
         save_minutes: minutes between checkpoints.
     """
 
@@ -162,6 +163,7 @@ class Recipe:
     val_every: int = 500
     val_images: int = 6
     final_val_images: int | None = None
+    health: bool = False
     save_minutes: float = 2.0
 
     def __post_init__(self) -> None:

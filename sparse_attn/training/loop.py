@@ -222,7 +222,9 @@ class Trainer:
             rgb_range=self.rgb_range,
         )
         mean = sum(values) / len(values)
-        self.log(val_psnr=round(mean, 4), val_images=len(values))
+        watched = self.recipe.health and self.main
+        health = self.validation.health(self.learner.average.module, rgb_range=self.rgb_range) if watched else {}
+        self.log(val_psnr=round(mean, 4), val_images=len(values), **health)
         # A stage's end measures more images than a look on the way: the same ones are compared.
         compared = values[: self.recipe.val_images]
         score = sum(compared) / len(compared)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from sparse_attn.attention.health import attention_health
 from sparse_attn.data import iter_images
 from sparse_attn.errors import DataError
 from sparse_attn.imaging import psnr, resize, rgb_to_y
@@ -83,12 +84,21 @@ class ValidationSet:
         model.eval()
         values = []
         for lr, hr in self.pairs[:images][part[0] :: part[1]]:
-            x = torch.from_numpy(np.ascontiguousarray(lr)).to(device).permute(2, 0, 1)[None].float() * (
-                rgb_range / 255.0
-            )
+            x = _input(lr, device, rgb_range)
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 out = model(x.to(memory_format=torch.channels_last))
             sr = ((out[0].float() / rgb_range).clamp(0, 1) * 255.0 + 0.5).floor().permute(1, 2, 0).cpu().numpy()
             values.append(psnr(rgb_to_y(sr), rgb_to_y(hr), border=self.scale))
         model.train(training)
         return values
+
+    def health(self, model: nn.Module, *, rgb_range: float = 1.0) -> dict[str, float]:
+        """What `attention_health` measures on the first image; empty for a network without attention."""
+        device = next(model.parameters()).device
+        return attention_health(model, _input(self.pairs[0][0], device, rgb_range))
+
+
+def _input(pixels: NDArray[np.generic], device: torch.device, rgb_range: float) -> Tensor:
+    """(H, W, 3) of 0..255 -> (1, 3, H, W) of 0..rgb_range."""
+    x = torch.from_numpy(np.ascontiguousarray(pixels)).to(device)
+    return x.permute(2, 0, 1)[None].float() * (rgb_range / 255.0)

@@ -215,6 +215,15 @@ def test_the_last_validation_may_be_short(recipe: Recipe, tmp_path: Path) -> Non
     assert {line["val_images"] for line in _log(tmp_path / "run") if "val_psnr" in line} == {1}
 
 
+def test_the_health_of_attention_is_logged(recipe: Recipe, tmp_path: Path) -> None:
+    plain = _train(recipe, tmp_path / "plain")
+    watched = _train(replace(recipe, health=True), tmp_path / "watched")
+    assert all(torch.equal(plain[name], watched[name]) for name in plain)
+    lines = [line for line in _log(tmp_path / "watched") if "body.attention.0/mass_kept" in line]
+    assert [(line["stage"], line["step"]) for line in lines] == [("full", 6), ("full", 10)]
+    assert all(0 < line["body.attention.0/mass_kept"] <= 1 for line in lines)
+
+
 def test_it_learns(recipe: Recipe, tmp_path: Path) -> None:
     longer = replace(recipe, stages=(Stage(name="only", steps=60, lr=3e-3, batch=4, patch=11),))
     trainer = Trainer(longer, tmp_path / "run")
