@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from sparse_attn.errors import ConfigError, WeightsError
-from sparse_attn.weights import find_pretrained, list_pretrained, read_weights, write_zoo_folder, zoo
+from sparse_attn.weights import find_pretrained, list_pretrained, local_weights, read_weights, write_zoo_folder, zoo
 
 CONFIG = {"scale": 2, "attention_at": (0, 8), "attention_kwargs": {"rounds": 4}}
 
@@ -36,11 +36,11 @@ def hub(monkeypatch, tmp_path):
     """A stand-in for huggingface_hub that serves `tmp_path/hub` and notes what it was asked for."""
     asked = []
 
-    def snapshot_download(repo_id, allow_patterns):
-        asked.append((repo_id, tuple(allow_patterns)))
-        return str(tmp_path / "hub")
+    def hf_hub_download(repo_id, name, **_):
+        asked.append((repo_id, name))
+        return str(tmp_path / "hub" / name)
 
-    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=snapshot_download))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(hf_hub_download=hf_hub_download))
     (tmp_path / "hub").mkdir()
     return tmp_path / "hub", asked
 
@@ -193,10 +193,10 @@ def test_the_hub_comes_last(zoos, hub):
     served, asked = hub
     write_zoo_folder(served, _state(1), model="toy", config={})
     assert find_pretrained("toy", "someone/toy") == served
-    assert asked == [("someone/toy", ("config.json", "model.safetensors.index.json", "*.safetensors"))]
+    assert asked == [("someone/toy", "config.json"), ("someone/toy", "model.safetensors")]
     write_zoo_folder(outer / "toy", _state(1), model="toy", config={})
     assert find_pretrained("toy", "someone/toy") == outer / "toy"
-    assert len(asked) == 1
+    assert len(asked) == 2
 
 
 def test_with_none_the_error_says_where_it_looked_and_what_there_is(zoos):
@@ -223,21 +223,31 @@ def test_with_none_those_of_the_same_scale_and_family_are_named_first(zoos):
     )
 
 
-def test_an_empty_hub_repository_is_no_source(zoos, hub):
-    with pytest.raises(WeightsError, match=r"the Hub \(someone/toy holds no config.json with safetensors\)"):
+def test_a_hub_repository_without_weights_is_no_source(zoos, hub):
+    with pytest.raises(
+        WeightsError, match=r"the Hub \(someone/toy on the Hub is not a model of this package, expected"
+    ):
         find_pretrained("toy", "someone/toy")
 
 
 def test_without_the_hubs_package_the_reason_is_given(zoos, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(WeightsError, match=r"the Hub \(someone/toy: ModuleNotFoundError: .*huggingface_hub"):
+    with pytest.raises(
+        WeightsError, match=r"the Hub \(cannot get config.json of someone/toy on .*; pip install -U hugg"
+    ):
         find_pretrained("toy", "someone/toy")
 
 
-def test_offline_the_reason_is_given(zoos, hub, monkeypatch):
-    def offline(*_, **__):
-        raise OSError("no connection\nsecond line")
+def test_the_file_that_holds_a_models_weights_here(zoos):
+    outer, bundled = zoos
+    assert local_weights("toy") is None
+    write_zoo_folder(bundled / "toy", _state(), model="toy", config={}, shard_bytes=2**12)
+    assert local_weights("toy") == bundled / "toy" / "model.safetensors.index.json"
+    write_zoo_folder(outer / "toy", _state(1), model="toy", config={})
+    assert local_weights("toy") == outer / "toy" / "model.safetensors"
 
-    monkeypatch.setattr(sys.modules["huggingface_hub"], "snapshot_download", offline)
-    with pytest.raises(WeightsError, match=r"the Hub \(someone/toy: OSError: no connection\); models"):
-        find_pretrained("toy", "someone/toy")
+
+def test_further_entries_of_the_configuration_cannot_replace_its_own(tmp_path):
+    write_zoo_folder(tmp_path, _state(1), model="toy", config={}, more={"architecture": "toy", "model": "other"})
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert (content["architecture"], content["model"]) == ("toy", "toy")

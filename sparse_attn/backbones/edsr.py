@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from sparse_attn.backbones.entry import register_model
+from sparse_attn.backbones.network import SlottedNetwork
 from sparse_attn.backbones.slots import AttentionSpec, SlottedBody
 from sparse_attn.layers import MeanShift, ResBlock, Upsampler
 
 
-class EDSR(nn.Module):
+class EDSR(SlottedNetwork):
     """Super-resolution by residual blocks and sub-pixel convolution.
 
     Args:
@@ -64,15 +65,6 @@ class EDSR(nn.Module):
         self.upsampler = Upsampler(scale, n_feats)
         self.tail = nn.Conv2d(n_feats, in_chans, 3, padding=1)
         self.add_mean = MeanShift(in_chans, rgb_range=rgb_range, sign=1)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> (B, C, H, W): everything before the enlargement."""
-        shallow = self.head(self.sub_mean(x))
-        return shallow + self.body_conv(self.body(shallow))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> (B, in_chans, s*H, s*W)."""
-        return self.add_mean(self.tail(self.upsampler(self.forward_features(x))))
 
 
 for _scale in (2, 3, 4):

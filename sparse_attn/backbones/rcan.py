@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sparse_attn.backbones.entry import register_model
+from sparse_attn.backbones.network import SlottedNetwork
 from sparse_attn.backbones.slots import AttentionSpec, SlottedBody
 from sparse_attn.errors import ConfigError
 from sparse_attn.layers import MeanShift, ResChannelAttentionBlock, Upsampler
@@ -39,7 +40,7 @@ class ResidualGroup(nn.Module):
         return x + self.conv(self.blocks(x))
 
 
-class RCAN(nn.Module):
+class RCAN(SlottedNetwork):
     """Super-resolution by residual groups of channel attention blocks.
 
     Args:
@@ -89,15 +90,6 @@ class RCAN(nn.Module):
         self.upsampler = Upsampler(scale, n_feats)
         self.tail = nn.Conv2d(n_feats, in_chans, 3, padding=1)
         self.add_mean = MeanShift(in_chans, rgb_range=rgb_range, sign=1)
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> (B, C, H, W): everything before the enlargement."""
-        shallow = self.head(self.sub_mean(x))
-        return shallow + self.body_conv(self.body(shallow))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) -> (B, in_chans, s*H, s*W)."""
-        return self.add_mean(self.tail(self.upsampler(self.forward_features(x))))
 
 
 for _scale in (2, 3, 4):

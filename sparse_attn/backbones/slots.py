@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -72,13 +72,43 @@ class SlottedBody(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, C, H, W)."""
+        return self.collect(x)[0]
+
+    def collect(
+        self, x: Tensor, wanted: Collection[int] = (), *, stop: int | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """(B, C, H, W) -> the same shape, and the maps after the blocks in `wanted`, each with the attention behind it.
+
+        Args:
+            x: (B, C, H, W).
+            wanted: numbers of blocks, from 0.
+            stop: the number of the block after which the rest is left out.
+        """
         slots = dict(self.attention.items())
+        maps = []
         for position in range(len(self.blocks) + 1):
             if str(position) in slots:
                 x = slots[str(position)](x)
+            if position - 1 in wanted:
+                maps.append(x)
+            if stop is not None and position > stop:
+                break
             if position < len(self.blocks):
                 x = self._block(self.blocks[position], x)
-        return x
+        return x, maps
+
+    def outlets(self) -> list[str]:
+        """For each block, the name of the module that `collect` takes its map from."""
+        return [
+            f"attention.{number + 1}" if str(number + 1) in self.attention else f"blocks.{number}"
+            for number in range(len(self.blocks))
+        ]
+
+    def shorten(self, count: int) -> None:
+        """Drops every block but the first `count`, and the attentions after them."""
+        self.blocks = self.blocks[:count]
+        for position in [position for position in self.attention if int(position) > count]:
+            del self.attention[position]
 
     def set_grad_checkpointing(self, *, enable: bool = True) -> None:
         """In training, blocks keep their input only and are computed again in the backward pass.

@@ -10,13 +10,20 @@ import typer
 from torch import nn
 
 from sparse_attn.errors import ConfigError
-from sparse_attn.factory import create_model, is_model, list_models, model_config
+from sparse_attn.factory import create_model, is_model, list_models, model_config, origin_of
+from sparse_attn.factory.source import HUB, LOCAL
 
 DEFAULT_MODEL = "nlsn_light_x{scale}"
 DEFAULT_SCALE = 4
 
 Model = Annotated[
-    str | None, typer.Option("--model", "-m", help="A name of `sparse-attn models`; by default nlsn_light_x<scale>.")
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        help="A name of `sparse-attn models`, local-dir:FOLDER or hf-hub:ORGANISATION/NAME; by default "
+        "nlsn_light_x<scale>.",
+    ),
 ]
 Scale = Annotated[int | None, typer.Option("--scale", "-s", help="Enlargement; by default the model's, or 4.")]
 Checkpoint = Annotated[
@@ -61,12 +68,22 @@ def choose_model(
     if name is None and not is_model(chosen):
         known = sorted(int(model_config(n)["scale"]) for n in list_models(DEFAULT_MODEL.format(scale="*")))
         raise ConfigError("unsupported scale", expected=f"one of {', '.join(map(str, known))}", got=scale)
-    own = model_config(chosen).get("scale")
-    if scale is not None and own is not None and own != scale:
-        others = list_models(f"{chosen.removesuffix(f'_x{own}')}_x{scale}")
-        remedy = f"use --model {others[0]}" if others else "leave --scale out"
-        raise ConfigError(f"{chosen} enlarges {own} times", expected=f"scale {own}", got=scale, remedy=remedy)
+    elsewhere = chosen.startswith((HUB, LOCAL))
+    if not elsewhere:
+        _check_scale(chosen, scale, model_config(chosen).get("scale"))
     where = choose_device(device)
     if checkpoint is not None:
-        return chosen, create_model(chosen, checkpoint=checkpoint, device=where)
-    return chosen, create_model(chosen, pretrained=True, device=where)
+        model = create_model(chosen, checkpoint=checkpoint, device=where)
+    else:
+        model = create_model(chosen, pretrained=True, device=where)
+    origin = origin_of(model)
+    if elsewhere and origin is not None:
+        _check_scale(chosen, scale, origin.config.get("scale"))
+    return chosen, model
+
+
+def _check_scale(name: str, wanted: int | None, own: int | None) -> None:
+    if wanted is not None and own is not None and own != wanted:
+        others = list_models(f"{name.removesuffix(f'_x{own}')}_x{wanted}")
+        remedy = f"use --model {others[0]}" if others else "leave --scale out"
+        raise ConfigError(f"{name} enlarges {own} times", expected=f"scale {own}", got=wanted, remedy=remedy)

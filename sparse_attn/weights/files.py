@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -19,7 +21,8 @@ INDEX = "model.safetensors.index.json"
 CONTAINERS = ("state_dict", "model", "model_state_dict", "params", "params_ema")
 # A checkpoint of this package's training: the averaged weights are those meant.
 TRAINING = {"model", "ema"}
-WRAPPERS = ("module.", "_orig_mod.")
+# DataParallel, torch.compile, and the attributes under which training code (Lightning's above all) keeps its network.
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "generator.", "net_g.", "netG.")
 
 Recorded = Mapping[str, Mapping[str, Any]]
 
@@ -37,20 +40,36 @@ def read_weights(path: str | Path, *, recorded_only: bool = False) -> dict[str, 
         WeightsError: missing, damaged, not what `config.json` records, or not a state dict.
     """
     path = Path(path)
-    if path.is_dir():
-        return _read_folder(path, recorded_only=recorded_only)
+    if not path.is_dir():
+        return unwrap(read_object(path, recorded_only=recorded_only), str(path))
+    index, state = _read_folder(path, recorded_only=recorded_only)
+    return unwrap(state, str(index))
+
+
+def read_object(path: Path, *, recorded_only: bool = False) -> object:
+    """All that a file holds, as `read_weights` reads it: a state dict, or what training saved around one.
+
+    Raises:
+        WeightsError: missing, damaged, or not what `config.json` records.
+    """
     if not path.is_file():
         raise WeightsError(f"no weights at {path}", remedy="check the path")
+    recorded = _recorded_files(path.parent)
     if path.name.endswith(".index.json"):
-        return _read_shards(path, _recorded_files(path.parent), recorded_only=recorded_only)
-    _verify(path, _recorded_files(path.parent), recorded_only=recorded_only)
+        return _read_shards(path, recorded, recorded_only=recorded_only)
+    _verify(path, recorded, recorded_only=recorded_only)
     if path.suffix == ".safetensors":
-        return unwrap(_read_safetensors(path), str(path))
+        return _read_safetensors(path)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        if _start(path)[8:10] == b'{"':
+            return _read_safetensors(path)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsError:
+        raise
     except Exception as error:
         raise _unreadable(path, error, "or it holds objects other than tensors, which are never unpickled") from error
-    return unwrap(loaded, str(path))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -75,9 +94,9 @@ def unwrap(loaded: object, where: str) -> dict[str, Tensor]:
     """
     if not isinstance(loaded, Mapping):
         raise WeightsError(f"{where} is not a state dict", expected="names to tensors", got=type(loaded).__name__)
-    if _is_state_dict(loaded):
+    if is_state_dict(loaded):
         return strip_wrappers(loaded)[1]
-    inner = {key: value for key, value in loaded.items() if _is_state_dict(value)}
+    inner = {key: value for key, value in loaded.items() if is_state_dict(value)}
     if set(inner) == TRAINING and "averaged" in loaded:
         return strip_wrappers(inner["ema"])[1]
     if len(inner) > 1:
@@ -99,7 +118,7 @@ def unwrap(loaded: object, where: str) -> dict[str, Tensor]:
 
 
 def strip_wrappers(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:
-    """The prefix that DataParallel or `torch.compile` put before every name, and the state dict without it."""
+    """The prefix that a wrapper, or several, put before every name, and the state dict without it."""
     prefix = ""
     names = list(state)
     while names and (wrapper := next((w for w in WRAPPERS if all(n.startswith(prefix + w) for n in names)), "")):
@@ -113,7 +132,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_state_dict(value: object) -> bool:
+def is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
+    """Whether a value is names to tensors, and not empty."""
     return (
         isinstance(value, Mapping)
         and bool(value)
@@ -122,9 +142,37 @@ def _is_state_dict(value: object) -> bool:
 
 
 def _unreadable(path: Path, error: Exception, otherwise: str = "") -> WeightsError:
-    reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
     remedy = " ".join(filter(None, ["it is damaged or cut short", otherwise]))
-    return WeightsError(f"cannot read weights {path}", got=reason, remedy=f"{remedy}: get it again")
+    return WeightsError(f"cannot read weights {path}", got=_reason(path, error), remedy=f"{remedy}: get it again")
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """What is wrong with a file, in a few words; torch's own advice is how to run the code in it."""
+    text = str(error)
+    try:
+        start = _start(path).lstrip()
+    except OSError as refused:
+        return refused.strerror or str(refused)
+    if not start:
+        return "an empty file"
+    if start.startswith(b"<"):
+        return "a web page, as a server sends in place of a file"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file it points to"
+    if found := re.search(r"GLOBAL (\S+)", text):
+        return f"an object of {found[1]}"
+    if "TorchScript" in text:
+        return "a TorchScript program"
+    if found := re.search(r"WeightsUnpickler error:\s+([^\n]+)", text):
+        return f"no file of torch.save ({found[1]})"
+    if isinstance(error, LookupError | OSError | EOFError | UnicodeDecodeError):
+        return f"something that breaks off or is of another format ({type(error).__name__})"
+    return text.strip().split("\n")[0][:200] or type(error).__name__
+
+
+def _start(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(512)
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -170,7 +218,7 @@ def _verify(path: Path, recorded: Recorded, *, recorded_only: bool) -> None:
         raise WeightsError(f"{path} has the wrong SHA-256", expected=expected, got=got, remedy=remedy)
 
 
-def _read_folder(folder: Path, *, recorded_only: bool) -> dict[str, Tensor]:
+def _read_folder(folder: Path, *, recorded_only: bool) -> tuple[Path, dict[str, Tensor]]:
     recorded = _recorded_files(folder)
     # What config.json records decides: an interrupted rewrite may have left files of an older form beside it.
     names = [name for name in (SINGLE, INDEX) if name in recorded] or [SINGLE, INDEX]
@@ -178,9 +226,9 @@ def _read_folder(folder: Path, *, recorded_only: bool) -> dict[str, Tensor]:
     if path is None:
         raise WeightsError(f"no weights in {folder}", expected=" or ".join(names), remedy="check the path")
     if path.name == INDEX:
-        return _read_shards(path, recorded, recorded_only=recorded_only)
+        return path, _read_shards(path, recorded, recorded_only=recorded_only)
     _verify(path, recorded, recorded_only=recorded_only)
-    return unwrap(_read_safetensors(path), str(path))
+    return path, _read_safetensors(path)
 
 
 def _read_shards(index: Path, recorded: Recorded, *, recorded_only: bool) -> dict[str, Tensor]:
@@ -198,4 +246,4 @@ def _read_shards(index: Path, recorded: Recorded, *, recorded_only: bool) -> dic
     if set(state) != set(where):
         difference = ", ".join(sorted(set(state) ^ set(where)))
         raise WeightsError(f"{index} and its shards differ", got=difference, remedy="get them again")
-    return unwrap(state, str(index))
+    return state

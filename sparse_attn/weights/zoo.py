@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sparse_attn.errors import ConfigError, WeightsError
 from sparse_attn.weights.files import CONFIG, INDEX, SINGLE, sha256
+from sparse_attn.weights.hub import HubAccess, download
 
 ZOO_VARIABLE = "SPARSE_ATTN_ZOO"
 SHARD_BYTES = 16 * 2**20
@@ -34,12 +35,19 @@ def list_pretrained() -> list[str]:
     return sorted({f.name for zoo in zoo_folders() if zoo.is_dir() for f in zoo.iterdir() if _has_weights(f)})
 
 
-def find_pretrained(name: str, hub_id: str | None = None) -> Path:
+def local_weights(name: str) -> Path | None:
+    """The file in a zoo folder here that holds a model's weights, or lists their shards; None where there is none."""
+    folder = next((zoo / name for zoo in zoo_folders() if _has_weights(zoo / name)), None)
+    return None if folder is None else next(path for n in (SINGLE, INDEX) if (path := folder / n).is_file())
+
+
+def find_pretrained(name: str, hub_id: str | None = None, access: HubAccess | None = None) -> Path:
     """The folder that holds a model's weights: the first of `zoo_folders()` that has some, else the Hub's.
 
     Args:
         name: the model.
         hub_id: its Hugging Face Hub repository, downloaded where nothing nearer is found.
+        access: how the Hub is asked.
 
     Raises:
         WeightsError: there are none; the message says where they were looked for and which models have some.
@@ -53,9 +61,9 @@ def find_pretrained(name: str, hub_id: str | None = None) -> Path:
         looked.append("the Hub (the model has no repository there)")
     else:
         try:
-            return _download(hub_id)
+            return download(hub_id, access)
         except WeightsError as error:
-            looked.append(str(error))
+            looked.append(f"the Hub ({error})")
     raise WeightsError(
         f"no weights for {name!r}",
         got=f"nothing in {'; '.join(looked)}",
@@ -79,6 +87,7 @@ def write_zoo_folder(
     model: str,
     config: Mapping[str, Any],
     dtype: torch.dtype | None = None,
+    more: Mapping[str, Any] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes `config.json` and safetensors, sharded where larger than `shard_bytes`; other files there are kept.
@@ -92,6 +101,7 @@ def write_zoo_folder(
         model: the registered name.
         config: the model's configuration, JSON-able.
         dtype: floating-point tensors are stored in it; None keeps theirs.
+        more: further entries of `config.json`, for other readers of it.
         shard_bytes: the largest file allowed.
 
     Raises:
@@ -115,7 +125,8 @@ def write_zoo_folder(
                 "weight_map": {key: name for name, shard in zip(names, shards, strict=True) for key in shard},
             }
             files.add(INDEX, _json_writer(index))
-        files.add(CONFIG, _json_writer({"model": model, "config": dict(config), "files": files.digests()}))
+        content = {**(more or {}), "model": model, "config": dict(config), "files": files.digests()}
+        files.add(CONFIG, _json_writer(content))
     kept = {*names, INDEX} if len(shards) > 1 else {SINGLE}
     for old in [*folder.glob("model*.safetensors"), folder / INDEX]:
         if old.name not in kept:
@@ -151,19 +162,6 @@ class _Renames:
 
 def _has_weights(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and ((folder / SINGLE).is_file() or (folder / INDEX).is_file())
-
-
-def _download(hub_id: str) -> Path:
-    try:
-        from huggingface_hub import snapshot_download
-
-        folder = Path(snapshot_download(hub_id, allow_patterns=[CONFIG, INDEX, "*.safetensors"]))
-    except Exception as error:
-        reason = str(error).strip().split("\n")[0]
-        raise WeightsError(f"the Hub ({hub_id}: {type(error).__name__}: {reason})") from error
-    if not _has_weights(folder):
-        raise WeightsError(f"the Hub ({hub_id} holds no {CONFIG} with safetensors)")
-    return folder
 
 
 def _stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from sparse_attn.attention import attentions
 from sparse_attn.backbones import AttentionSpec, ModelEntry, models, register_model
 from sparse_attn.errors import ConfigError, WeightsError
-from sparse_attn.weights import find_pretrained, list_pretrained, load_checkpoint, read_config, read_weights
+from sparse_attn.factory.origin import Origin, remember
+from sparse_attn.factory.source import Source, find_source
+from sparse_attn.weights import HubAccess, list_pretrained, load_checkpoint, read_weights
 
 __all__ = ["create_model", "is_model", "list_models", "model_config", "register_model"]
 
@@ -34,7 +36,7 @@ OWN = _Own.OWN
 
 def create_model(
     name: str,
-    pretrained: bool = False,
+    pretrained: bool = False,  # noqa: FBT001, FBT002 - create_model(name, True), as timm has it
     *,
     checkpoint: str | Path | Mapping[str, Tensor] | None = None,
     attention: AttentionSpec | _Own = OWN,
@@ -42,13 +44,20 @@ def create_model(
     attention_kwargs: Mapping[str, Any] | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
     **config: Any,
 ) -> nn.Module:
-    """Builds a registered model, in training mode.
+    """Builds a model, in training mode.
 
     Args:
-        name: one of `list_models()`.
-        pretrained: load the weights of the zoo; they fit any attention that has the same parameters as the model's own.
+        name: one of `list_models()`; or `hf-hub:organisation/name`, also with `@revision`, a repository of the Hugging
+            Face Hub; or `local-dir:path`, a folder that `save_pretrained` wrote. The last two name model and
+            configuration in their `config.json`.
+        pretrained: load the weights: of the zoo, the repository or the folder. Without it only the configuration is
+            taken. Weights fit any attention that has the same parameters as the model's own.
         checkpoint: other weights to load: a file, a folder or a state dict, in any layout `load_checkpoint` knows.
         attention: a registered name, a class or factory, or None to leave every slot empty.
         attention_at: slot positions; the model's own, or where it has none those of NLSN: before the first block and
@@ -57,27 +66,33 @@ def create_model(
             those of the model's own settings are kept that it takes too.
         device: where the model is built; `meta` allocates nothing.
         dtype: floating-point dtype of parameters and buffers.
+        revision: a branch, tag or commit of a repository of the Hub.
+        token: for private repositories of the Hub; None for the one logged in with.
+        cache_dir: where downloads from the Hub are kept; None for the place of `huggingface_hub`.
+        local_files_only: take what was downloaded before, without asking the Hub, as HF_HUB_OFFLINE=1 has it.
         config: other arguments of the model's builder, see `model_config(name)`.
 
     Raises:
         UnknownNameError: no such model, attention or argument; the message lists close matches.
         ConfigError: arguments that exclude each other or do not fit.
-        WeightsError: no weights to be had, or they do not fit the overridden model.
+        WeightsError: no weights to be had, damaged ones, or ones that do not fit the overridden model; no repository,
+            no access to it, no connection; or no `config.json` of this package.
     """
-    entry = models.get(name)
     if pretrained and checkpoint is not None:
         raise ConfigError(
             "pretrained and checkpoint exclude each other", got="both", remedy="pass one: both are weights to load"
         )
     _check_dtype(dtype)
-    folder = find_pretrained(name, entry.hub_id) if pretrained else None
-    own = entry.full_config(**(_trained_config(folder, name) if folder else {}))
+    access = HubAccess(revision, token, cache_dir, local_files_only)
+    source = find_source(name, access, pretrained=pretrained)
+    own = source.entry.full_config(**source.trained)
     overrides = {**config, **_slots({**own, **config}, attention, attention_at, attention_kwargs)}
-    model = _build(entry, {**own, **overrides}, device, dtype)
-    if folder is not None:
-        _load_pretrained(model, folder, name, overrides)
+    model = _build(source.entry, {**own, **overrides}, device, dtype)
+    if source.folder is not None:
+        _load_pretrained(model, source, source.folder, overrides)
     elif checkpoint is not None:
         load_checkpoint(model, checkpoint)
+    remember(model, Origin(source.entry.name, {**own, **overrides}))
     return model
 
 
@@ -110,16 +125,6 @@ def model_config(name: str) -> dict[str, Any]:
 
     config: dict[str, Any] = json.loads(json.dumps(models.get(name).full_config(), default=plain))
     return config
-
-
-def _trained_config(folder: Path, name: str) -> dict[str, Any]:
-    """The configuration its weights were trained with, which may be newer than the registered one."""
-    recorded = read_config(folder)
-    if recorded.get("model") != name or not isinstance(recorded.get("config"), dict):
-        raise WeightsError(
-            f"{folder} does not hold {name}", expected=f"config.json with model {name!r}", got=recorded.get("model")
-        )
-    return dict(recorded["config"])
 
 
 def _slots(
@@ -180,15 +185,20 @@ def _check_dtype(dtype: torch.dtype | None) -> None:
         raise ConfigError("bad dtype", expected="a floating-point torch.dtype", got=repr(dtype))
 
 
-def _load_pretrained(model: nn.Module, folder: Path, name: str, overrides: Mapping[str, Any]) -> None:
-    weights = read_weights(folder, recorded_only=True)
+def _load_pretrained(model: nn.Module, source: Source, folder: Path, overrides: Mapping[str, Any]) -> None:
+    try:
+        weights = read_weights(folder, recorded_only=True)
+    except WeightsError as error:
+        if source.remedy is None:
+            raise
+        raise WeightsError(error.problem, expected=error.expected, got=error.got, remedy=source.remedy) from error
     try:
         load_checkpoint(model, weights)
     except WeightsError as error:
         if not overrides:
             raise
         raise WeightsError(
-            f"the pretrained weights of {name} do not fit with {', '.join(sorted(overrides))} changed",
+            f"the pretrained weights of {source.entry.name} do not fit with {', '.join(sorted(overrides))} changed",
             got=str(error.got),
             remedy="drop these arguments, or pretrained=True, or use an attention with the same parameters",
         ) from error

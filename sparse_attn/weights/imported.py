@@ -1,0 +1,159 @@
+"""A zoo folder out of somebody else's checkpoint: its card, and writing all of it or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sparse_attn.errors import DataError
+from sparse_attn.weights.files import CONFIG, INDEX
+from sparse_attn.weights.zoo import write_zoo_folder
+
+CARD = "README.md"
+
+_CARD = """---
+library_name: sparse_attn
+license: unknown
+pipeline_tag: image-to-image
+tags:
+- super-resolution
+---
+
+# {title}
+
+Imported from somebody else's checkpoint by `sparse-attn import`; the weights were not trained by the `sparse_attn`
+project. Their licence is that of their source, which the file does not name: find it out before you pass them on.
+
+| | |
+|---|---|
+| source file | `{source}` |
+| its SHA-256 | `{digest}` |
+| layout | {layout} |
+| model | `{model}`, {shape} |
+{left}
+## What was assumed
+
+{assumed}
+
+## Use
+
+```py
+import sparse_attn
+
+{use}
+```
+"""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where imported weights are from, for their card.
+
+    Args:
+        source: the file's name.
+        digest: its SHA-256.
+        layout: whose names it had, and under which containers and prefixes.
+        shape: depth and width, in words.
+        assumed: what no tensor showed.
+        left: what of the file was not taken.
+        use: Python that loads the folder.
+    """
+
+    source: str
+    digest: str
+    layout: str
+    shape: str
+    assumed: tuple[str, ...]
+    left: tuple[str, ...]
+    use: str
+
+
+def check_target(folder: Path, *, overwrite: bool) -> None:
+    """Refuses to replace anything but an earlier import, and that only if told to.
+
+    Raises:
+        DataError: the folder is there, or holds files that an import does not write.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DataError(f"{folder} is a file", expected="a folder to write", remedy="choose another with --out")
+    there = sorted(path.name for path in folder.iterdir())
+    if there and not overwrite:
+        raise DataError(f"{folder} exists", remedy="choose another with --out, or replace it with --overwrite")
+    foreign = [name for name in there if name not in (CONFIG, INDEX, CARD) and not _is_weights(name)]
+    if foreign:
+        raise DataError(
+            f"{folder} is not replaced", expected="nothing but a model", got=", ".join(foreign[:5]), remedy="use --out"
+        )
+
+
+def write_imported(
+    folder: Path,
+    weights: Mapping[str, Tensor],
+    provenance: Provenance,
+    *,
+    model: str,
+    config: Mapping[str, Any],
+    dtype: torch.dtype | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes `config.json`, safetensors and the card: beside the folder first, which is then put in place whole.
+
+    Args:
+        folder: made, with its parents; replaced where `overwrite` is set and an import wrote it.
+        weights: under this package's names.
+        provenance: for the card.
+        model: the registered name.
+        config: the model's configuration.
+        dtype: floating-point tensors are stored in it; None keeps theirs.
+        overwrite: replace an earlier import.
+
+    Raises:
+        DataError: there is something that is not replaced.
+        WeightsError: a value is not finite in `dtype`.
+    """
+    check_target(folder, overwrite=overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new, old = (folder.parent / f".{folder.name}.{os.getpid()}.{kind}" for kind in ("new", "old"))
+    try:
+        write_zoo_folder(new, weights, model=model, config=config, dtype=dtype)
+        (new / CARD).write_text(_card(folder.name, model, provenance), encoding="utf-8")
+        if folder.exists():
+            folder.rename(old)
+        try:
+            new.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_weights(name: str) -> bool:
+    return name.startswith("model") and name.endswith(".safetensors")
+
+
+def _card(title: str, model: str, provenance: Provenance) -> str:
+    left = f"| left out | {'; '.join(provenance.left)} |\n" if provenance.left else ""
+    assumed = "\n".join(f"- {line}." for line in provenance.assumed) or "Nothing: the tensors show all of it."
+    return _CARD.format(
+        title=title,
+        source=provenance.source,
+        digest=provenance.digest,
+        layout=provenance.layout,
+        model=model,
+        shape=provenance.shape,
+        left=left,
+        assumed=assumed,
+        use=provenance.use,
+    )
