@@ -10,7 +10,9 @@ import re
 from pathlib import Path
 
 import pages
+from ablation_pages import ablation_pages
 from bench_tables import bench_section
+from choosing_table import choosing_table
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -43,8 +45,10 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Fills in the tables."""
     fillers = {
+        "ablations": ablation_pages,
         "attentions": pages.attention_table,
         "benchmarks": bench_section,
+        "choosing": choosing_table,
         "recipe": pages.recipe_table,
         "zoo": zoo_table,
         "zoo-models": zoo_section,

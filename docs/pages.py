@@ -13,16 +13,24 @@ from typer.testing import CliRunner
 
 import sparse_attn
 from sparse_attn import errors
-from sparse_attn.attention import Attention2d, attentions
+from sparse_attn.attention import Attention2d, CheckReport, Health, LayerCheck, Probe, attentions
 from sparse_attn.cli import app
 from sparse_attn.evaluation import EvaluationResult
 from sparse_attn.summary import Summary
+from sparse_attn.surgery import ConversionReport, Insertion, Swap
 from sparse_attn.training.config import Recipe, Stage
 
 # What the public functions return and raise.
 COMPANIONS = (
     EvaluationResult,
     Summary,
+    Insertion,
+    Swap,
+    ConversionReport,
+    CheckReport,
+    LayerCheck,
+    Probe,
+    Health,
     errors.ConfigError,
     errors.UnknownNameError,
     errors.WeightsError,
@@ -41,6 +49,7 @@ HEADINGS = {
     "inference": "Enlarging and measuring",
     "evaluation": "Enlarging and measuring",
     "attention": "Attention",
+    "surgery": "Attention in any network",
     "errors": "Errors",
 }
 
