@@ -1,9 +1,12 @@
-"""Where the reference tensors and benchmark images are, and the seeds every test starts from."""
+"""Where the reference tensors, the benchmark images and a browser are, and the seeds every test starts from."""
 
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +15,7 @@ if not torch.cuda.is_available():
     # Before anything imports Triton: without a GPU its kernels run in its interpreter.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHECKOUT = Path(__file__).resolve().parent.parent
 
 
@@ -32,6 +36,19 @@ def reference_dir() -> Path:
 def data_dir() -> Path:
     """The folder of benchmark, validation and training images."""
     return _folder("SPARSE_ATTN_DATA", "data")
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium, driven by Playwright; without either, tests that need one are skipped."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright to run this test")
+    found = os.environ.get("SPARSE_ATTN_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip("no Chromium: install one, or set SPARSE_ATTN_CHROMIUM to its path")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=found)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(autouse=True)

@@ -7,14 +7,13 @@ import http.server
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-
-from tests.browser import CHROMIUM, NO_CHROMIUM, Browser, chromium
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_BYTES = 1_500_000
@@ -109,59 +108,74 @@ def address(site: Path) -> Iterator[str]:
     server.server_close()
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(tmp_path_factory.mktemp("profile")) as found:
-        yield found
+@pytest.fixture
+def window(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """Opens a window of a width and a colour scheme; anything it complains about fails the test."""
+    contexts, complaints = [], []
+
+    def open_window(width: int = 1280, scheme: str = "light") -> Any:
+        context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda m: complaints.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("requestfailed", lambda request: None if _left(request) else complaints.append(request.url))
+        return page
+
+    yield open_window
+    for context in contexts:
+        context.close()
+    assert complaints == []
 
 
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason=NO_CHROMIUM)
+def _left(request: Any) -> bool:
+    """Whether the page that asked was left before the answer came."""
+    return bool(request.failure == "net::ERR_ABORTED")
 
 
-@needs_chromium
-@pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)])
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (1280, "dark")])
 def test_a_browser_has_no_complaints(
-    address: str, site: Path, pages: dict[Path, Page], browser: Browser, width: int, dark: bool
+    address: str, site: Path, pages: dict[Path, Page], window: Callable[..., Any], width: int, scheme: str
 ) -> None:
-    browser.open(f"{address}/index.html")
-    # A palette that was shown before is kept.
-    browser.run("localStorage.clear()")
-    browser.complaints.clear()
+    view = window(width, scheme)
     for path in pages:
         if path.name == "404.html":
             continue
-        browser.open(f"{address}/{path.relative_to(site)}", width=width, dark=dark)
-        assert browser.run("document.body.scrollWidth") <= width, f"{path.name} is wider than the window"
+        view.goto(f"{address}/{path.relative_to(site)}")
+        assert view.evaluate("document.body.scrollWidth") <= width, f"{path.name} is wider than the window"
         broken = "[...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src)"
-        assert browser.run(broken) == [], path.name
-        scheme = browser.run("document.body.getAttribute('data-md-color-scheme')")
-        assert scheme == ("slate" if dark else "default")
-    assert browser.complaints == []
+        assert view.evaluate(broken) == [], path.name
+        shown = view.locator("body").get_attribute("data-md-color-scheme")
+        assert shown == {"light": "default", "dark": "slate"}[scheme]
 
 
-@needs_chromium
-def test_search_finds_nlsa(address: str, browser: Browser) -> None:
-    browser.open(f"{address}/index.html")
-    browser.run("document.querySelector('.md-search__input').focus()")
-    for key in "nlsa":
-        browser.press(key)
-    found = browser.wait("[...document.querySelectorAll('.md-search-result__link')].map(a => a.href)")
+def test_search_finds_nlsa(address: str, window: Callable[..., Any]) -> None:
+    view = window()
+    view.goto(f"{address}/index.html")
+    view.locator(".md-search__input").press_sequentially("nlsa")
+    view.locator(".md-search-result__link").first.wait_for()
+    found = view.locator(".md-search-result__link").evaluate_all("links => links.map(a => a.href)")
     assert any("attentions.html" in link for link in found)
-    browser.open(found[0])
-    assert "nlsa" in browser.run("document.querySelector('main').innerText").lower()
+    view.goto(found[0])
+    assert "nlsa" in view.locator("main").inner_text().lower()
 
 
-@needs_chromium
-def test_code_can_be_copied_and_menus_open(address: str, browser: Browser) -> None:
-    browser.open(f"{address}/quickstart.html")
-    copied = "document.querySelector('[data-clipboard-target]')"
-    browser.wait(f"{copied} !== null")
-    blocks = browser.run("document.querySelectorAll('.highlight pre').length")
-    assert browser.run("document.querySelectorAll('[data-clipboard-target]').length") == blocks > 5
-    links = browser.run("[...document.querySelectorAll('.md-nav--primary a.md-nav__link')].map(a => a.href)")
-    assert {link.rpartition("/")[2].partition("#")[0] for link in links} >= {
-        "install.html",
-        "zoo.html",
-        "training.html",
-    }
-    assert browser.complaints == []
+def test_code_is_copied(address: str, window: Callable[..., Any]) -> None:
+    view = window()
+    view.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    view.goto(f"{address}/quickstart.html")
+    block = view.locator(".highlight").first
+    block.hover()
+    block.locator("[data-clipboard-target], .md-clipboard").first.click()
+    view.locator(".md-dialog--active").wait_for()
+    assert view.evaluate("navigator.clipboard.readText()").strip() == block.locator("code").inner_text().strip()
+
+
+def test_the_menu_opens_on_a_phone(address: str, window: Callable[..., Any]) -> None:
+    view = window(390)
+    view.goto(f"{address}/index.html")
+    view.locator("label.md-header__button[for=__drawer]").click()
+    view.get_by_role("link", name="Install", exact=True).first.wait_for(state="attached")
+    links = view.locator(".md-nav--primary a.md-nav__link").evaluate_all("links => links.map(a => a.href)")
+    names = {link.rpartition("/")[2].partition("#")[0] for link in links}
+    assert names >= {"install.html", "zoo.html", "training.html"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,17 @@ def test_where_and_with_what(command: Command, tmp_path: Path, words: list[objec
     assert files(tmp_path) == {"a.png", made}
     scale = 2 if "x2" in made else 4
     assert read_image(tmp_path / made).size == (11 * scale, 13 * scale)
+
+
+def test_a_model_of_ones_own_folder(command: Command, zoo: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    shutil.copytree(zoo / "nlsn_light_x2", tmp_path / "mine")
+    outcome = command("upscale", "a.png", "--model", "local-dir:mine")
+    assert (outcome.code, outcome.errors) == (0, []) and files(tmp_path / "mine") >= {"config.json"}
+    assert read_image(tmp_path / "a_x2.png").size == (22, 26)
+    wrong = command("upscale", "a.png", "--model", "local-dir:mine", "--scale", 4)
+    message = "error: local-dir:mine enlarges 2 times, expected scale 2, got 4; leave --scale out"
+    assert (wrong.code, wrong.errors) == (1, [message])
 
 
 def test_one_bad_file_does_not_stop_a_folder(command: Command, tmp_path: Path) -> None:
