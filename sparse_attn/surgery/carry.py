@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from sparse_attn.attention import Attention2d
 from sparse_attn.surgery.foreign import Affine, Projections
@@ -35,15 +37,18 @@ class Carried:
 def carry_own(old: Attention2d, new: Attention2d) -> Carried:
     """Between two attentions of this package: parameters of one name and meaning.
 
-    A convolution grows by a rim of zeros, and a query embedding that was shared is copied where it is now apart.
+    A convolution grows by a rim of zeros, and a query embedding that was shared is copied where it is now apart. Of a
+    parametrized weight its present value is carried.
     """
     result = Carried()
-    before = dict(old.named_parameters())
+    before, made = _effective(old)
+    result.notes += [f"{name} was parametrized and is a plain weight now" for name in made]
+    sources = dict(before)
     for name, tensor in new.named_parameters():
         source, where = before.pop(name, None), name
         if source is None and name.startswith("query."):
             where = name.replace("query.", "embed.")
-            source = dict(old.named_parameters()).get(where)
+            source = sources.get(where)
         value = None if source is None else _grown(source.detach(), tensor)
         if value is None or source is None:
             reason = f"{tuple(source.shape)} does not fit {tuple(tensor.shape)}" if source is not None else "new"
@@ -72,14 +77,35 @@ def carry_foreign(old: Projections, new: Attention2d) -> Carried:
         for part, (affine, convolution) in embeddings.items():
             # Beyond the old width one factor of each product is zero, the other not, so that both can learn.
             _write(affine, cast(nn.Conv2d, convolution), clear=part == "query")
+            cast(nn.Conv2d, convolution).requires_grad_({"embed": "key"}.get(part, part) not in old.frozen)
             result.kept.append(part)
         if new.normalize_keys:
             result.notes.append("keys are now normalised")
         if new.embed.out_channels > width:
             result.notes.append(f"queries and keys were {width} wide, now {new.embed.out_channels} with zero queries")
     _write(old.value, new.value, clear=True)
+    new.value.requires_grad_("value" not in old.frozen)
     result.kept.append("value")
     return result
+
+
+def _effective(attention: Attention2d) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights an attention works with, by name, and which of them are made by a parametrization."""
+    found: dict[str, Tensor] = {}
+    made = []
+    for path, module in attention.named_modules():
+        if "parametrizations" in path.split("."):
+            continue
+        found.update({f"{path}.{name}".lstrip("."): p for name, p in module._parameters.items() if p is not None})
+        if parametrize.is_parametrized(module):
+            # A spectral norm in training mode takes a step with each look at the weight.
+            still = copy.deepcopy(module).eval()
+            for name, maker in cast(nn.ModuleDict, module.parametrizations).items():
+                value = getattr(still, name).detach()
+                value.requires_grad_(any(p.requires_grad for p in maker.parameters()))
+                found[f"{path}.{name}"] = value
+                made.append(f"{path}.{name}")
+    return found, made
 
 
 def _grown(source: Tensor, like: Tensor) -> Tensor | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sparse_attn.errors import ConfigError
 from sparse_attn.surgery.record import CHILD, HOOK, IN_ROW
-from sparse_attn.surgery.watching import Probe, Sample, explained, inputs_of, run, undisturbed
+from sparse_attn.surgery.watching import DoesNotRunError, Probe, Sample, explained, inputs_of, run, same, undisturbed
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,14 @@ class Seen:
         by: `hook` or `child`, how an attention after it is run.
         calls: how often one pass through the model runs it; None if that was not tried.
         device: of its output; None if that was not tried.
+        dtype: of its output; None if that was not tried.
     """
 
     channels: int
     by: str = HOOK
     calls: int | None = None
     device: torch.device | None = None
+    dtype: torch.dtype | None = None
 
 
 def certain(module: nn.Module) -> Seen | None:
@@ -46,31 +48,31 @@ def trace(model: nn.Module, names: Mapping[nn.Module, str], sample: Sample) -> d
     """Runs the model, in eval mode and without gradients, and watches some of its modules.
 
     Modes, buffers and the global random state are left as they were. Where modules have children it is run a second
-    time, each with one child more, to see which modules run all their children in a row.
+    time, each with one child more that changes nothing, to see which modules run all their children in a row.
 
     Args:
         model: what is run.
         names: the modules that are watched, and what errors call them.
-        sample: a tensor, or the tuple of the model's inputs; None is zeros, 64x64 pixels with the channels of the first
+        sample: a tensor, or the tuple of the model's inputs; None is noise, 64x64 pixels with the channels of the first
             convolution.
 
     Raises:
-        ConfigError: the model does not run on the sample, or a module does not run, does not give (B, C, H, W), or has
-            its own way with its children.
+        DoesNotRunError: the model does not run on the sample.
+        ConfigError: a module does not run, does not give (B, C, H, W), or has its own way with its children.
     """
     inputs = inputs_of(model, sample)
     shapes = ", ".join(str(tuple(x.shape)) for x in inputs if isinstance(x, Tensor))
     parents = [module for module in names if any(True for _ in module.children())]
     probes = {module: Probe() for module in parents}
-    with undisturbed(model), ExitStack() as cleaning:
-        with explained(
-            f"the model does not run on the sample {shapes}", "pass sample=, a tensor or a tuple of the model's inputs"
-        ):
-            outputs = run(model, names, inputs)
-        for module, probe in probes.items():
-            module.add_module(CHILD, probe)
-            cleaning.callback(delattr, module, CHILD)
-        if probes:
+    remedy = "pass sample=, a tensor or a tuple of the model's inputs"
+    with undisturbed(model), explained(f"the model does not run on the sample {shapes}", remedy, DoesNotRunError):
+        outputs = run(model, names, inputs)
+    if probes:
+        # Apart, so that both passes begin with the same buffers and the same random state.
+        with undisturbed(model), ExitStack() as cleaning:
+            for module, probe in probes.items():
+                module.add_module(CHILD, probe)
+                cleaning.callback(module._modules.pop, CHILD, None)
             which = ", ".join(names[module] for module in parents)
             with explained(f"{which}: one of them runs its children in its own way", _OWN_WAY):
                 probed = run(model, parents, inputs)
@@ -81,7 +83,12 @@ def trace(model: nn.Module, names: Mapping[nn.Module, str], sample: Sample) -> d
             raise ConfigError(f"{name} ({type(module).__name__}) runs its children in its own way", remedy=_OWN_WAY)
         results = outputs.of[module] or reached
         channels = _channels(name, results, outputs.features_last[module])
-        seen[module] = Seen(channels, IN_ROW if reached else HOOK, len(results), results[-1].device)
+        seen[module] = Seen(channels, IN_ROW if reached else HOOK, len(results), results[-1].device, results[-1].dtype)
+    if probes and not same(outputs.result, probed.result):
+        # Looped over from outside, or counted, a container changes the network by one child more.
+        suspects = [name for module, name in names.items() if module in probes and not outputs.of[module]]
+        which = ", ".join(suspects or [names[module] for module in parents])
+        raise ConfigError(f"{which}: the model runs its children in its own way", remedy=_OWN_WAY)
     return seen
 
 

@@ -98,13 +98,18 @@ def load_checkpoint(model: nn.Module, path_or_state_dict: str | Path | Mapping[s
 
 
 def read_edits(path: Path) -> list[dict[str, Any]]:
-    """The edits that a safetensors file, or the one file of a folder, holds; none where there is no such file.
+    """The edits that a safetensors file holds, or those of a folder: in its `config.json`, or its one file.
+
+    Returns:
+        None of them where there is no such file.
 
     Raises:
         WeightsError: they are not readable.
     """
     from safetensors import SafetensorError, safe_open
 
+    if path.is_dir() and "edits" in (recorded := weights.read_config(path)):
+        return _edit_list(recorded["edits"], path)
     file = path / FOLDER_FILE if path.is_dir() else path
     if file.suffix != SUFFIX or not file.is_file():
         return []
@@ -118,8 +123,12 @@ def read_edits(path: Path) -> list[dict[str, Any]]:
         edits = json.loads(text)
     except ValueError as error:
         raise WeightsError(f"{file} has unreadable edits", got=str(error), remedy="get it again") from error
+    return _edit_list(edits, file)
+
+
+def _edit_list(edits: object, path: Path) -> list[dict[str, Any]]:
     if not isinstance(edits, list):
-        raise WeightsError(f"{file} has unreadable edits", expected="a list", got=type(edits).__name__)
+        raise WeightsError(f"{path} has unreadable edits", expected="a list", got=type(edits).__name__)
     return edits
 
 

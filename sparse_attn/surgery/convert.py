@@ -83,6 +83,14 @@ def convert_attention(
     for name, value in {"queries": queries, "top": top}.items():
         positive_int(name)(value)
     images = [calibrate] if isinstance(calibrate, Tensor) else list(calibrate)
+    for image in images:
+        if not isinstance(image, Tensor | tuple):
+            raise ConfigError(
+                "bad calibrate",
+                expected="images (B, C, H, W), or tuples of the model's inputs",
+                got=type(image).__name__,
+                remedy="of a loader that gives [image, label], pass [image for image, _ in loader]",
+            )
     if not images:
         raise ConfigError("no image to calibrate with", remedy="pass some that the network is for")
     with torch.random.fork_rng(devices=[]):

@@ -10,7 +10,7 @@ from torch import nn
 
 from sparse_attn.attention import Attention2d, attentions
 from sparse_attn.errors import ConfigError
-from sparse_attn.surgery.channels import Seen
+from sparse_attn.surgery.channels import Seen, certain
 from sparse_attn.surgery.foreign import is_foreign
 from sparse_attn.surgery.insert import build_like, check_hosts
 from sparse_attn.surgery.names import names_of
@@ -28,6 +28,7 @@ from sparse_attn.surgery.record import (
     refuse_wrapped,
     registered_name,
     remember,
+    runs,
     take_out,
 )
 from sparse_attn.surgery.swap import Exchange
@@ -54,11 +55,12 @@ def model_edits(model: nn.Module) -> list[dict[str, Any]]:
         "settings"}`.
 
     Raises:
-        ConfigError: an attention is not where it was inserted, or its class is not registered.
+        ConfigError: an attention is not where it was inserted, is no longer run there, or its class is not registered.
     """
+    network = bare(model)
     return [
-        _describe(name, module, edit)
-        for name, module in bare(model).named_modules()
+        _describe(network, name, module, edit)
+        for name, module in network.named_modules()
         if isinstance(module, Attention2d) and (edit := edit_of(module)) is not None
     ]
 
@@ -108,7 +110,7 @@ def do_edits(model: nn.Module, edits: Iterable[Mapping[str, Any]]) -> list[Undo]
 _SAME_NETWORK = "build the network that the edits were made on"
 
 
-def _describe(name: str, module: Attention2d, edit: Edit) -> dict[str, Any]:
+def _describe(model: nn.Module, name: str, module: Attention2d, edit: Edit) -> dict[str, Any]:
     parent, _, last = name.rpartition(".")
     attention = registered_name(module)
     if attention is None or (edit.kind == "insert" and (last != CHILD or not parent)):
@@ -117,6 +119,13 @@ def _describe(name: str, module: Attention2d, edit: Edit) -> dict[str, Any]:
             expected="a registered attention, where it was inserted",
             got=type(module).__name__,
             remedy="take it out and insert it again",
+        )
+    if edit.kind == "insert" and not runs(model.get_submodule(parent), edit):
+        raise ConfigError(
+            f"{parent} no longer runs the attention after it",
+            expected="the module it was inserted after, with its forward hooks",
+            got=type(model.get_submodule(parent)).__name__,
+            remedy="convert or freeze batch norms first, then insert",
         )
     settings = _without_backend(jsonable(current_settings(module)))
     what = {"attention": attention, "channels": module.channels, "settings": settings}
@@ -159,6 +168,18 @@ def _insertion(model: nn.Module, host: nn.Module, edit: Mapping[str, Any]) -> tu
     check_hosts({host: edit["after"]})
     if isinstance(host, Attention2d):
         raise ConfigError(f"the edits do not fit: {edit['after']} is an attention itself", remedy=_SAME_NETWORK)
+    known = certain(host)
+    if known is not None and known.channels != edit["channels"]:
+        raise ConfigError(
+            f"the edits do not fit: {edit['after']} has other channels",
+            expected=edit["channels"],
+            got=known.channels,
+            remedy=_SAME_NETWORK,
+        )
+    if edit["by"] == IN_ROW and not any(True for _ in host.children()):
+        raise ConfigError(
+            f"the edits do not fit: {edit['after']} runs no children", got=type(host).__name__, remedy=_SAME_NETWORK
+        )
     built = {**arguments_of(edit["attention"]), **edit["settings"]}
     module = build_like(model, host, edit["attention"], Seen(edit["channels"]), built)
     record = Edit("insert", jsonable(built), by=edit["by"])

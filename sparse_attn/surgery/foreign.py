@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,12 +61,14 @@ class Projections:
         key: (D, C).
         value: (C, C), the output projection and its batch norm included.
         notes: what is not quite the same.
+        frozen: those of `query`, `key` and `value` that were not trained.
     """
 
     query: Affine
     key: Affine
     value: Affine
     notes: tuple[str, ...] = ()
+    frozen: frozenset[str] = frozenset()
 
 
 def is_foreign(module: nn.Module) -> bool:
@@ -88,7 +91,13 @@ def projections(module: nn.Module, name: str) -> Projections | str:
     What the block computes is found by trying: a copy with random weights is compared with the formula, once for each
     scale that is in use.
     """
-    trial = copy.deepcopy(module).to_empty(device="cpu").double().eval()
+    try:
+        trial = copy.deepcopy(module).to_empty(device="cpu").double().eval()
+    except Exception as error:
+        raise _untried(module, name, error) from error
+    # Somebody's hooks are to see the network's maps, not those of a trial.
+    for hooks in [hooks for part in trial.modules() for hooks in _hooks(part)]:
+        hooks.clear()
     _randomise(trial)
     pooled = _remove_pooling(trial)
     scale = _scale(trial, name)
@@ -123,13 +132,15 @@ def _parts(module: nn.Module) -> dict[str, list[nn.Module]] | None:
 def _fit(parts: Mapping[str, Sequence[nn.Module]]) -> bool:
     first = {part: layers[0] for part, layers in parts.items()}
     convolutions = [layer for layer in first.values() if isinstance(layer, nn.Conv2d)]
-    if len(convolutions) < len(first) or any(_is_wide(layer) for layer in convolutions):
+    every = {part: [layer for layer in layers if isinstance(layer, nn.Conv2d)] for part, layers in parts.items()}
+    if len(convolutions) < len(first) or any(_is_wide(layer) for own in every.values() for layer in own):
         return False
-    theta, phi, g, out = (first[part] for part in ("theta", "phi", "g", "out"))
+    takes = {part: own[0].in_channels for part, own in every.items()}
+    gives = {part: own[-1].out_channels for part, own in every.items()}
     return (
-        theta.in_channels == phi.in_channels == g.in_channels == out.out_channels
-        and theta.out_channels == phi.out_channels
-        and g.out_channels == out.in_channels
+        takes["theta"] == takes["phi"] == takes["g"] == gives["out"]
+        and gives["theta"] == gives["phi"]
+        and gives["g"] == takes["out"]
     )
 
 
@@ -158,7 +169,12 @@ def _projections(module: nn.Module) -> Projections | str:
     theta, phi, g, out = (affine.get(part) for part in ("theta", "phi", "g", "out"))
     if theta is None or phi is None or g is None or out is None:
         return "a batch norm has no running statistics to fold in"
-    return Projections(theta, phi, g.then(out))
+    trained = {
+        part for part, layers in parts.items() for layer in layers for p in layer.parameters() if p.requires_grad
+    }
+    makes = {"query": {"theta"}, "key": {"phi"}, "value": {"g", "out"}}
+    frozen = frozenset(name for name, of in makes.items() if not of & trained)
+    return Projections(theta, phi, g.then(out), frozen=frozen)
 
 
 def _affine(layers: Sequence[nn.Module]) -> Affine | None:
@@ -203,6 +219,37 @@ def _randomise(module: nn.Module) -> None:
                 buffer.zero_()
 
 
+def hooks_of(module: nn.Module) -> int:
+    """How many forward and backward hooks a module and what lies in it have."""
+    return sum(len(hooks) for part in module.modules() for hooks in _hooks(part))
+
+
+def refuse_computed(module: nn.Module, name: str) -> None:
+    """Weights that a hook makes before each call are stale between calls.
+
+    Raises:
+        ConfigError: `torch.nn.utils.weight_norm` or `spectral_norm` is on a part of `module`.
+    """
+    for path, part in module.named_modules(prefix=name):
+        if any(type(hook).__module__.startswith("torch.nn.utils.") for hook in part._forward_pre_hooks.values()):
+            raise ConfigError(
+                f"a hook computes the weight of {path}, which cannot be carried over",
+                remedy="torch.nn.utils.remove_weight_norm or remove_spectral_norm first",
+            )
+
+
+def _hooks(module: nn.Module) -> tuple[dict[int, Any], ...]:
+    return module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+
+
+def _untried(module: nn.Module, name: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"{name} ({type(module).__name__}) looks like a non-local block, but cannot be tried",
+        got=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}",
+        remedy="leave it out of the pattern",
+    )
+
+
 def _remove_pooling(module: nn.Module) -> bool:
     pooled = False
     for parent in list(module.modules()):
@@ -224,11 +271,7 @@ def _scale(trial: nn.Module, name: str) -> float | None:
         with torch.no_grad():
             wanted = trial(x)
     except Exception as error:
-        raise ConfigError(
-            f"{name} ({type(trial).__name__}) looks like a non-local block, but cannot be tried",
-            got=f"{type(error).__name__}: {error}",
-            remedy="leave it out of the pattern",
-        ) from error
+        raise _untried(trial, name, error) from error
     if not isinstance(wanted, Tensor) or wanted.shape != x.shape:
         return None
     tokens = x[0].flatten(1).T

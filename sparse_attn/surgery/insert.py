@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from sparse_attn.attention import Attention2d, create_attention
 from sparse_attn.errors import ConfigError
 from sparse_attn.surgery.channels import Seen, certain, trace
 from sparse_attn.surgery.names import Where, choose, names_of, outside_attention
 from sparse_attn.surgery.record import CHILD, Edit, arguments_of, jsonable, place, refuse_wrapped
-from sparse_attn.surgery.watching import Sample
+from sparse_attn.surgery.watching import DoesNotRunError, Sample
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ def insert_attention(
 
     The attention becomes the child `attention_after` of the module it follows, so the names of all other weights stay
     what they were. It is on the device, in the dtype and in the mode of its surroundings, and trainable whether they
-    are or not. Its first weights come from PyTorch's global generator. Attentions that hash get different seeds.
+    are or not. Its first weights come from PyTorch's global generator. Attentions that hash get different seeds, unless
+    `seed=` is among the settings: then all of them have that one.
 
     Args:
         model: the network. Insert before compiling it or wrapping it for several devices, and before handing its
@@ -62,9 +64,10 @@ def insert_attention(
             package, is never meant.
         attention: one of `list_attention()`.
         zero_init: start as the identity: outputs stay what they were, bit for bit, until the attention is trained.
-        sample: the model's input, or the tuple of its inputs. Where the channels cannot be read off the chosen modules,
-            the model is run on it, in eval mode and without gradients; modes, buffers and random state stay as they
-            are. Default: zeros, (1, C, 64, 64) with the C of the first convolution.
+        sample: the model's input, or the tuple of its inputs. The model is run on it, in eval mode and without
+            gradients, to see what the chosen modules give; modes, buffers and random state stay as they are. Default:
+            noise, (1, C, 64, 64) with the C of the first convolution. Where the model does not run on that,
+            convolutions and batch norms are taken at their word.
         settings: passed to the attention.
 
     Returns:
@@ -72,7 +75,8 @@ def insert_attention(
 
     Raises:
         ConfigError: nothing matches; patterns overlap, or choose a module and one within it; there is an attention
-            already; a module does not run, or gives no (B, C, H, W); a bad setting. Then nothing has changed.
+            already; a module does not run, gives no (B, C, H, W), or has its children run in another way than one
+            after the other; a bad setting. Then nothing has changed.
         UnknownNameError: no such attention, or no such setting of it.
 
     Example:
@@ -90,11 +94,16 @@ def insert_attention(
     seen = _look(model, hosts, sample)
     offset = sum(isinstance(module, Attention2d) for module in names)
     planned = []
-    for index, (host, name) in enumerate(hosts.items()):
-        own = {"seed": offset + index} if "seed" in known else {}
-        built = {**known, **own, "zero_init": zero_init, **settings}
-        module = build_like(model, host, attention, seen[host], built)
-        planned.append((host, name, module, Edit("insert", jsonable(built), by=seen[host].by)))
+    random = torch.get_rng_state()
+    try:
+        for index, (host, name) in enumerate(hosts.items()):
+            own = {"seed": offset + index} if "seed" in known else {}
+            built = {**known, **own, "zero_init": zero_init, **settings}
+            module = build_like(model, host, attention, seen[host], built)
+            planned.append((host, name, module, Edit("insert", jsonable(built), by=seen[host].by)))
+    except BaseException:
+        torch.set_rng_state(random)
+        raise
     for host, _, module, edit in planned:
         place(host, module, edit)
     return [
@@ -119,7 +128,13 @@ def build_like(
     # Initial weights are drawn on the CPU, so that a seed gives the same ones for every device.
     with torch.device("cpu"):
         module = create_attention(attention, seen.channels, **settings)
-    return module.to(seen.device or like.device, like.dtype).train(host.training)
+    # A dtype that none of the model's weights has is autocast's, which wants weights of full precision.
+    dtype = seen.dtype if seen.dtype in _dtypes(model) else like.dtype
+    return module.to(seen.device or like.device, dtype).train(host.training)
+
+
+def _dtypes(model: nn.Module) -> set[torch.dtype]:
+    return {p.dtype for p in model.parameters() if p.is_floating_point()}
 
 
 def _floating(module: nn.Module) -> torch.Tensor | None:
@@ -129,9 +144,17 @@ def _floating(module: nn.Module) -> torch.Tensor | None:
 
 def _look(model: nn.Module, hosts: Mapping[nn.Module, str], sample: Sample) -> dict[nn.Module, Seen]:
     known = {module: seen for module in hosts if (seen := certain(module)) is not None}
-    if sample is None and len(known) == len(hosts):
+    sure = sample is None and len(known) == len(hosts)
+    if sure and any(is_lazy(p) for p in model.parameters()):
+        # Running it would give it its shapes.
         return known
-    return trace(model, hosts, sample)
+    try:
+        return trace(model, hosts, sample)
+    except DoesNotRunError:
+        # Of a network in several dtypes it takes a run to know which one a module gives.
+        if sure and len(_dtypes(model)) < 2:
+            return known
+        raise
 
 
 def check_hosts(hosts: Mapping[nn.Module, str]) -> None:

@@ -11,6 +11,9 @@ tests, modules used twice or kept in plain lists. Names of weights stay what the
 network loads with `strict=False`. `copy.deepcopy`, `pickle`, `torch.compile`, `torch.export`, `DataParallel` and
 networks cut up with `nn.Sequential(*model.children())` take the attention along, because a hook by name of a function
 is data like any other. A wrapper would change names and types; a class made on the fly cannot be pickled.
+
+What builds a new module in place of another, such as `nn.SyncBatchNorm.convert_sync_batchnorm`, may carry the child
+over and leave the hook behind, or drop both: it comes before the insertion. `runs` tells.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from sparse_attn.attention import Attention2d, attentions
 from sparse_attn.errors import ConfigError
@@ -60,6 +64,11 @@ def place(host: nn.Module, attention: Attention2d, edit: Edit) -> None:
     host.add_module(CHILD, attention)
     if edit.by == HOOK:
         host.register_forward_hook(run_attention)
+
+
+def runs(host: nn.Module, edit: Edit) -> bool:
+    """Whether `host` still runs the attention that was placed after it."""
+    return edit.by != HOOK or run_attention in host._forward_hooks.values()
 
 
 def take_out(host: nn.Module) -> None:
@@ -134,21 +143,28 @@ def refuse_wrapped(model: nn.Module) -> None:
     """Edits change a network's modules, which compiled and distributed wrappers have already looked at.
 
     Raises:
-        ConfigError: `model` is such a wrapper, or TorchScript.
+        ConfigError: `model` or a module in it is such a wrapper, was compiled in place, or is TorchScript.
     """
-    if bare(model) is not model:
-        raise ConfigError(
-            "the model is wrapped", got=type(model).__name__, remedy="edit the network first, then compile or wrap it"
-        )
+    for name, module in model.named_modules():
+        which = name or "the model"
+        if bare(module) is not module:
+            raise ConfigError(f"{which} is wrapped", got=type(module).__name__, remedy=_EDIT_FIRST)
+        if module._compiled_call_impl is not None:
+            raise ConfigError(
+                f"{which} is compiled already", got=f"{type(module).__name__}.compile()", remedy=_EDIT_FIRST
+            )
     if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
         raise ConfigError("TorchScript cannot be edited", got=type(model).__name__, remedy="edit it before scripting")
 
 
+_EDIT_FIRST = "edit the network first, then compile or wrap it"
+
+
 def bare(model: nn.Module) -> nn.Module:
-    """The network within `torch.compile`, `DataParallel` and their like."""
+    """The network within `torch.compile`, `DataParallel`, `AveragedModel` and their like."""
     while True:
         children = dict(model.named_children())
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
             model = children["module"]
         elif list(children) == ["_orig_mod"]:
             model = children["_orig_mod"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from torch import nn
 from sparse_attn.attention import Attention2d, create_attention
 from sparse_attn.errors import ConfigError
 from sparse_attn.surgery.carry import Carried, carry_foreign, carry_own
-from sparse_attn.surgery.foreign import channels_of, is_foreign, projections
+from sparse_attn.surgery.foreign import channels_of, hooks_of, is_foreign, projections, refuse_computed
 from sparse_attn.surgery.names import Where, choose, names_of
 from sparse_attn.surgery.record import (
     Edit,
@@ -70,8 +70,8 @@ def swap_attention(model: nn.Module, where: Where = "*", attention: str = "nlsa"
         What was exchanged, in the order of the network's modules.
 
     Raises:
-        ConfigError: nothing matches; an attention was inserted into another library's block; a bad setting. Then
-            nothing has changed.
+        ConfigError: nothing matches; an attention was inserted into another library's block; a block's weights are
+            computed by hooks; a bad setting. Then nothing has changed.
         UnknownNameError: no such attention, or no such setting of it.
     """
     refuse_wrapped(model)
@@ -87,9 +87,28 @@ def swap_attention(model: nn.Module, where: Where = "*", attention: str = "nlsa"
         )
     chosen = choose(found, where, below=True)
     planned = [Exchange(old, own, attention, settings, seed=list(found).index(old)) for old, own in chosen.items()]
+    reports = [_noting_shared(model, exchange) for exchange in planned]
     for exchange in planned:
         exchange.commit(model)
-    return [exchange.report for exchange in planned]
+    return reports
+
+
+def _noting_shared(model: nn.Module, exchange: Exchange) -> Swap:
+    """The report, with a note on weights that other modules hold as well."""
+    within = set(exchange.old.modules())
+    own = {id(p): name for name, p in exchange.old.named_parameters()}
+    # A module in two places counts as well, so the holders of each are looked for and not only the weights.
+    inside = {id(child) for part in within for child in part.children()}
+    others = [module for module in model.modules() if module not in within]
+    shared = {own[id(p)] for module in others for p in module._parameters.values() if id(p) in own}
+    for module in others:
+        for child in module.children():
+            if id(child) in inside:
+                shared |= {own[id(p)] for p in child.parameters()}
+    if not shared:
+        return exchange.report
+    note = f"shared with another module until now: {', '.join(name for name in own.values() if name in shared)}"
+    return replace(exchange.report, notes=(*exchange.report.notes, note))
 
 
 class Exchange:
@@ -119,7 +138,11 @@ class Exchange:
         with torch.device("cpu"):
             fresh = create_attention(attention, channels, **built)
         self.new = fresh.to(like.device, like.dtype).train(old.training)
+        refuse_computed(old, self.names[0])
         result = self._carry()
+        hooks = hooks_of(old)
+        if hooks:
+            result.notes.append(f"hooks on the block that are gone with it: {hooks}")
         if settings.get("zero_init"):
             self.new.zero_init_()
             result.lose("value", "zero_init")
@@ -172,7 +195,7 @@ def kept_settings(old: nn.Module) -> dict[str, Any]:
         return current_settings(old)
     channels = channels_of(old)
     theta = next(child for name, child in old.named_children() if name in ("theta", "t"))
-    width = next(layer.out_channels for layer in theta.modules() if isinstance(layer, nn.Conv2d))
+    width = [layer.out_channels for layer in theta.modules() if isinstance(layer, nn.Conv2d)][-1]
     # At least as wide: what is beyond the old width is zero.
     reduction = max(channels // width, 1)
     return {"reduction": reduction, "embed_kernel": 1, "shared_qk": False, "normalize_keys": False, "zero_init": False}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import is_dataclass
 from typing import Any
 
 import torch
@@ -15,17 +16,23 @@ Sample = Tensor | tuple[Any, ...] | None
 SAMPLE_SIDE = 64
 
 
+class DoesNotRunError(ConfigError):
+    """The model cannot be run on the sample, so nothing is known of its modules."""
+
+
 class Outputs:
     """What modules gave in one pass, in the order of the calls.
 
     Attributes:
         of: each module's outputs.
         features_last: shapes of the (B, H, W, C) maps that layers within each module gave.
+        result: what the model returned.
     """
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         self.of: dict[nn.Module, list[Any]] = {module: [] for module in modules}
         self.features_last: dict[nn.Module, set[tuple[int, ...]]] = {module: set() for module in self.of}
+        self.result: Any = None
 
     def note(self, module: nn.Module, _args: object, output: Any) -> None:
         """A forward hook of the modules."""
@@ -66,27 +73,53 @@ def run(model: nn.Module, modules: Iterable[nn.Module], inputs: tuple[Any, ...])
                 if features is not None:
                     note = outputs.noting_last(module, features)
                     hooks.callback(layer.register_forward_hook(note).remove)
-        model(*inputs)
+        # A model may work on its input in place.
+        outputs.result = model(*(x.clone() if isinstance(x, Tensor) else x for x in inputs))
     return outputs
 
 
+def same(a: Any, b: Any) -> bool:
+    """Whether two results of a model hold the same numbers, bit for bit."""
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        return a.is_meta or bool(((a == b) | ((a != a) & (b != b))).all())
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        return list(a) == list(b) and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+    if is_dataclass(a) and type(a) is type(b):
+        return same(vars(a), vars(b))
+    return type(a) is type(b)
+
+
 def inputs_of(model: nn.Module, sample: Sample) -> tuple[Any, ...]:
-    """The model's inputs; by default zeros, 64x64 pixels with the channels of its first convolution.
+    """The model's inputs; by default noise, 64x64 pixels with the channels of its first convolution.
 
     Raises:
-        ConfigError: nothing was given and the model has no convolution.
+        ConfigError: a sample that is neither a tensor nor a tuple.
+        DoesNotRunError: nothing was given and the model has no convolution.
     """
     if isinstance(sample, Tensor):
         return (sample,)
-    if sample is not None:
+    if isinstance(sample, tuple | list):
         return tuple(sample)
+    if sample is not None:
+        raise ConfigError(
+            "bad sample",
+            expected="a tensor, or the tuple of the model's inputs",
+            got=type(sample).__name__,
+            remedy="inputs by name go into a small module around the model",
+        )
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
     if first is None:
-        raise ConfigError(
+        raise DoesNotRunError(
             "the model has no convolution to guess its input from", remedy="pass sample=, a tensor or a tuple of inputs"
         )
     like = first.weight
-    return (torch.zeros(1, first.in_channels, SAMPLE_SIDE, SAMPLE_SIDE, dtype=like.dtype, device=like.device),)
+    # Zeros would pass through a network without biases as zeros, whatever its modules do.
+    noise = torch.rand(1, first.in_channels, SAMPLE_SIDE, SAMPLE_SIDE, generator=torch.Generator().manual_seed(0))
+    return (noise.to(like.device, like.dtype),)
 
 
 @contextmanager
@@ -115,17 +148,17 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def explained(problem: str, remedy: str) -> Iterator[None]:
+def explained(problem: str, remedy: str, kind: type[ConfigError] = ConfigError) -> Iterator[None]:
     """Turns what a model's own code raises into this package's error.
 
     Raises:
-        ConfigError: with the first line of it.
+        ConfigError: with the first line of it, of the given kind.
     """
     try:
         yield
     except Exception as error:
         got = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        raise ConfigError(problem, got=got, remedy=remedy) from error
+        raise kind(problem, got=got, remedy=remedy) from error
 
 
 def _last_features(layer: nn.Module) -> int | None:
