@@ -1,5 +1,6 @@
 """What is saved is what comes back: folders, and what a model remembers of where it comes from."""
 
+import ast
 import copy
 import json
 import pickle
@@ -12,6 +13,7 @@ from sparse_attn.attention import attentions, configure_attention
 from sparse_attn.backbones import models, register_model
 from sparse_attn.errors import ConfigError, UnknownNameError, WeightsError
 from sparse_attn.factory import create_model, model_config, origin_of, save_pretrained
+from sparse_attn.surgery import insert_attention, load_checkpoint, model_edits, save_checkpoint, swap_attention
 
 SMALL = {"n_resblocks": 2, "n_feats": 8}
 NLSN = {**SMALL, "attention_at": [0, 2], "attention_kwargs": {"bucket_size": 9, "rounds": 2}}
@@ -220,3 +222,217 @@ def test_damaged_weights_are_refused(tmp_path):
 def test_a_revision_where_it_means_nothing_is_refused(name, arguments, message):
     with pytest.raises(ConfigError, match=message):
         create_model(name, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("attention", "settings"),
+    [
+        ("nlsa", {"res_scale": 0.3}),
+        ("nlsa", {"normalize_keys": False}),
+        ("nlsa", {"reduction": 2, "shared_qk": False}),
+        ("nla", {}),
+        ("topk", {"bucket_size": 5}),
+    ],
+)
+@pytest.mark.parametrize("where", ["body.attention.*", "body.attention.2"])
+def test_exchanged_attentions_are_saved(tmp_path, attention, settings, where):
+    torch.manual_seed(0)
+    model = create_model("nlsn_light_x2", **NLSN)
+    swap_attention(model, where, attention, **settings)
+    state = torch.get_rng_state()
+    loaded = back(save_pretrained(model, tmp_path))
+    assert model_edits(loaded) == model_edits(model) != []
+    assert_same(loaded, model)
+    assert create_model(f"local-dir:{tmp_path}", device="meta").body.attention["2"].res_scale == (
+        model.body.attention["2"].res_scale
+    )
+    torch.set_rng_state(state)
+    save_pretrained(loaded, tmp_path / "again", card="")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert_same(back(tmp_path / "again"), model)
+
+
+def test_inserted_attentions_are_saved(tmp_path):
+    model = create_model("edsr_x2", **SMALL)
+    insert_attention(model, "body.blocks.*", "nlsa", zero_init=False, rounds=2, bucket_size=9)
+    configure_attention(model, rounds=3)
+    folder = save_pretrained(model, tmp_path)
+    assert_same(back(folder), model)
+    for path in (folder, folder / "model.safetensors"):
+        plain = create_model("edsr_x2", **SMALL)
+        load_checkpoint(plain, path)
+        assert_same(plain, model)
+    assert "nlsa-attention" in (folder / "README.md").read_text()
+
+
+def test_edits_of_a_model_in_the_zoo_are_done_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("SPARSE_ATTN_ZOO", str(tmp_path))
+    model = create_model("nlsn_light_x2", **NLSN)
+    swap_attention(model, "body.attention.*", "nlsa", res_scale=0.3)
+    save_pretrained(model, tmp_path / "nlsn_light_x2")
+    assert_same(create_model("nlsn_light_x2", pretrained=True), model)
+    assert model_edits(create_model("nlsn_light_x2", **NLSN)) == []
+
+
+def test_settings_changed_beside_exchanged_ones_are_saved(tmp_path):
+    model = create_model("nlsn_light_x2", **NLSN)
+    swap_attention(model, "body.attention.2", "nlsa", res_scale=0.3)
+    model.body.attention["0"].configure(rounds=4)
+    loaded = back(save_pretrained(model, tmp_path))
+    assert [block.rounds for block in loaded.body.attention.values()] == [4, 2]
+    assert_same(loaded, model)
+
+
+def test_exchanged_attentions_are_not_silently_exchanged_for_others(tmp_path):
+    model = create_model("nlsn_light_x2", **NLSN)
+    swap_attention(model, "*", "topk", bucket_size=5)
+    save_pretrained(model, tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"exchanges attentions after the model is built, .* got attention; create it"
+    ):
+        back(tmp_path, attention="nla")
+
+
+def test_attributes_that_were_changed_by_hand_are_saved_or_refused(tmp_path):
+    model = create_model("nlsn_light_x2", **NLSN)
+    for block in model.body.attention.values():
+        block.res_scale = 0.1
+    assert_same(back(save_pretrained(model, tmp_path / "all")), model)
+    model.body.attention["2"].res_scale = 0.2
+    with pytest.raises(ConfigError, match=r"has these attention settings, got res_scale=0.* at body.attention"):
+        save_pretrained(model, tmp_path / "one")
+    other = create_model("edsr_x2", **SMALL)
+    other.body.blocks[1].res_scale = 0.7
+    with pytest.raises(ConfigError, match=r"other modules, shapes or values at body.blocks.1.res_scale"):
+        save_pretrained(other, tmp_path / "other")
+    assert not (tmp_path / "one").exists() and not (tmp_path / "other").exists()
+
+
+def test_what_concerns_training_and_the_machine_is_not_saved(tmp_path):
+    model = create_model(
+        "nlsn_light_x2", **{**NLSN, "attention_kwargs": {"bucket_size": 9, "rounds": 2, "backend": "eager"}}
+    )
+    model.body.set_grad_checkpointing()
+    model.note = "mine"
+    configure_attention(model, backend="triton")
+    save_pretrained(model, tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["attention_kwargs"] == {
+        "bucket_size": 9,
+        "rounds": 2,
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.float8_e4m3fn, "float16"])
+def test_weights_are_stored_as_what_can_be_computed_with(tmp_path, dtype):
+    model = create_model("edsr_x2", **SMALL)
+    with pytest.raises(ConfigError, match=r"bad dtype, expected a floating-point torch.dtype: float64, .*, got "):
+        save_pretrained(model, tmp_path / "new", dtype=dtype)
+    with pytest.raises(ConfigError, match="bad dtype"):
+        create_model("edsr_x2", dtype=dtype, **SMALL)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path):
+    model = create_model("edsr_x2", **SMALL)
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "new" / "README.md").mkdir(parents=True)
+    for place, message in {"file": "file, got File exists; choose", "file/in": "Not a directory"}.items():
+        with pytest.raises(WeightsError, match=f"cannot write .*{message}"):
+            save_pretrained(model, tmp_path / place)
+    with pytest.raises(WeightsError, match=r"cannot write .*README.md, got a folder of this name"):
+        save_pretrained(model, tmp_path / "new")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["README.md"]
+    with pytest.raises(WeightsError, match=r"the model is on the meta device, got .*; build it on a real device"):
+        save_pretrained(create_model("edsr_x2", device="meta", **SMALL), tmp_path / "meta")
+
+
+def test_a_card_names_any_folder_and_follows_no_link(tmp_path):
+    model = create_model("edsr_x2", **SMALL)
+    folder = save_pretrained(model, tmp_path / 'a "b"\n# c ü\udce9')
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    call = next(line for line in text.splitlines() if line.startswith("model ="))
+    named = ast.parse(call).body[0].value.args[0].value
+    assert named == f"local-dir:{folder.name}" and '\n# a "b" # c ü\n' in text
+    (tmp_path / "mine.md").write_text("mine")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "README.md").symlink_to(tmp_path / "mine.md")
+    save_pretrained(model, tmp_path / "new", card="theirs")
+    assert (tmp_path / "mine.md").read_text() == "mine" and (tmp_path / "new" / "README.md").read_text() == "theirs"
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "README.md",
+        "config.json",
+        "model.safetensors",
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"n_resblocks": "abc"},
+        {"n_resblocks": 2.5},
+        {"n_resblocks": 10**6},
+        {"n_resblocks": 10**4, "n_feats": 10**4},
+        {"n_feats": None},
+        {"n_feats": -1},
+        {"n_feats": 10**6},
+        {"rgb_range": "255"},
+        {"scale": [2]},
+        {"attention": {}},
+        {"attention": {"a": 1}},
+        {"attention_kwargs": [1]},
+        {"attention_at": [99]},
+        {"self": 1},
+    ],
+)
+def test_a_configuration_that_builds_nothing_is_one_clear_error(tmp_path, changes):
+    content = {"model": "nlsn_light_x2", "config": {**NLSN, **changes}}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match=r"config.json describes (no|a) model that (can|is too)"):
+        create_model(f"local-dir:{tmp_path}")
+
+
+def test_whose_fault_it_is_that_nothing_is_built(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model": "edsr_x2", "config": {**SMALL, "rgb_range": "255"}}))
+    with pytest.raises(
+        WeightsError, match=r"config.json describes no model that can be built with n_feats changed, got T"
+    ):
+        create_model(f"local-dir:{tmp_path}", n_feats=12)
+    (tmp_path / "config.json").write_text(json.dumps({"model": "edsr_x2", "config": SMALL}))
+    with pytest.raises(ConfigError, match=r"unsupported scale, .*, got 5; use"):
+        create_model(f"local-dir:{tmp_path}", scale=5)
+    with pytest.raises(ConfigError, match=r"bad device"):
+        create_model(f"local-dir:{tmp_path}", device="nowhere")
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [
+        {"a": 1},
+        [1],
+        [{"edit": "insert"}],
+        [{"edit": "insert", "after": "head", "by": "hook", "attention": "nla", "channels": 10**9, "settings": {}}],
+        [
+            {
+                "edit": "insert",
+                "after": "head",
+                "by": "hook",
+                "attention": "nla",
+                "channels": 8,
+                "settings": {"res_scale": "a"},
+            }
+        ],
+        [{"edit": "swap", "at": "head", "was": {}, "attention": "nla", "channels": 8, "settings": {}}],
+    ],
+)
+def test_edits_that_fit_nothing_are_one_clear_error(tmp_path, edits):
+    (tmp_path / "config.json").write_text(json.dumps({"model": "edsr_x2", "config": SMALL, "edits": edits}))
+    with pytest.raises(WeightsError, match=r"config.json (has bad edits|describes no model that can be built)"):
+        create_model(f"local-dir:{tmp_path}")
+
+
+def test_what_save_checkpoint_noted_is_done_again(tmp_path):
+    model = create_model("nlsn_light_x2", **NLSN)
+    swap_attention(model, "body.attention.*", "nlsa", res_scale=0.3)
+    insert_attention(model, "body.blocks.0", "nla", zero_init=False)
+    save_checkpoint(model, tmp_path / "edited.safetensors")
+    assert_same(create_model("nlsn_light_x2", checkpoint=tmp_path / "edited.safetensors", **NLSN), model)

@@ -141,6 +141,17 @@ def test_of_a_model_for_other_colours_too(registries):
     assert (config["input_size"], config["mean"], config["std"]) == ((1, 48, 48), (0.0,), (1 / 255,))
 
 
+def test_of_colours_that_are_asked_for_too(tmp_path):
+    model = timm.create_model("edsr_x2", **SMALL, in_chans=1, rgb_range=255.0)
+    config = timm.data.resolve_model_data_config(model)
+    assert (config["input_size"], config["mean"], config["std"]) == ((1, 48, 48), (0.0,), (1 / 255,))
+    save_pretrained(model, tmp_path)
+    config = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{tmp_path}"))
+    assert (config["input_size"], config["mean"], config["std"]) == ((1, 48, 48), (0.0,), (1 / 255,))
+    overlaid = timm.create_model("edsr_x2", **SMALL, pretrained_cfg_overlay={"input_size": (3, 96, 96)})
+    assert overlaid.pretrained_cfg["input_size"] == (3, 96, 96)
+
+
 @pytest.mark.parametrize("feature_cls", ["getter", "hook"])
 def test_features_only(feature_cls):
     arguments = {"attention_at": [0, 3, 5], "features_only": True, "feature_cls": feature_cls}

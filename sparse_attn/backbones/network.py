@@ -6,6 +6,7 @@ The methods for features follow timm's convention: `forward_intermediates`, `fea
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import Any, Literal, overload
 
 from torch import Tensor, nn
@@ -132,10 +133,15 @@ class SlottedNetwork(nn.Module):
     def _block_numbers(self, indices: int | Sequence[int] | None) -> list[int]:
         """The blocks meant, in order, counted from 0."""
         count = len(self.body.blocks)
-        asked = range(count) if indices is None else range(-indices, 0) if isinstance(indices, int) else indices
-        numbers = sorted({number % count for number in asked if -count <= number < count})
+        try:
+            if indices is None:
+                asked = list(range(count))
+            else:
+                asked = [index(i) for i in (range(-indices, 0) if isinstance(indices, int) else indices)]
+        except TypeError:
+            asked = []
         if not asked or any(not -count <= number < count for number in asked):
             raise ConfigError(
                 "bad indices", expected=f"blocks from 0 to {count - 1}, or how many of the last", got=repr(indices)
             )
-        return numbers
+        return sorted({number % count for number in asked})

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from sparse_attn.attention import attentions
-from sparse_attn.backbones import AttentionSpec, ModelEntry, models, register_model
+from sparse_attn.backbones import AttentionSpec, models, register_model
 from sparse_attn.errors import ConfigError, WeightsError
+from sparse_attn.factory.building import build, check_dtype, described_by, move, place_of
 from sparse_attn.factory.origin import Origin, remember
 from sparse_attn.factory.source import Source, find_source
-from sparse_attn.weights import HubAccess, list_pretrained, load_checkpoint, read_weights
+from sparse_attn.surgery import load_checkpoint
+from sparse_attn.weights import HubAccess, list_pretrained, read_weights
 
 __all__ = ["create_model", "is_model", "list_models", "model_config", "register_model"]
 
@@ -54,18 +56,19 @@ def create_model(
 
     Args:
         name: one of `list_models()`; or `hf-hub:organisation/name`, also with `@revision`, a repository of the Hugging
-            Face Hub; or `local-dir:path`, a folder that `save_pretrained` wrote. The last two name model and
-            configuration in their `config.json`.
+            Face Hub; or `local-dir:path`, a folder that `save_pretrained` wrote. The last two name model, configuration
+            and what was inserted and exchanged since, in their `config.json`.
         pretrained: load the weights: of the zoo, the repository or the folder. Without it only the configuration is
             taken. Weights fit any attention that has the same parameters as the model's own.
-        checkpoint: other weights to load: a file, a folder or a state dict, in any layout `load_checkpoint` knows.
+        checkpoint: other weights to load: a file, a folder or a state dict, in any layout `load_checkpoint` knows. What
+            `save_checkpoint` noted of inserted and exchanged attentions is done first.
         attention: a registered name, a class or factory, or None to leave every slot empty.
         attention_at: slot positions; the model's own, or where it has none those of NLSN: before the first block and
             after every eighth (of RCAN's groups, every fifth).
         attention_kwargs: settings of the attention, merged over the model's own. Where `attention` is another one, only
             those of the model's own settings are kept that it takes too.
         device: where the model is built; `meta` allocates nothing.
-        dtype: floating-point dtype of parameters and buffers.
+        dtype: of parameters and buffers: float64, float32, float16 or bfloat16.
         revision: a branch, tag or commit of a repository of the Hub.
         token: for private repositories of the Hub; None for the one logged in with.
         cache_dir: where downloads from the Hub are kept; None for the place of `huggingface_hub`.
@@ -82,12 +85,18 @@ def create_model(
         raise ConfigError(
             "pretrained and checkpoint exclude each other", got="both", remedy="pass one: both are weights to load"
         )
-    _check_dtype(dtype)
+    check_dtype(dtype)
+    place = place_of(device)
     access = HubAccess(revision, token, cache_dir, local_files_only)
     source = find_source(name, access, pretrained=pretrained)
-    own = source.entry.full_config(**source.trained)
-    overrides = {**config, **_slots({**own, **config}, attention, attention_at, attention_kwargs)}
-    model = _build(source.entry, {**own, **overrides}, device, dtype)
+    slots = {"attention": attention, "attention_at": attention_at, "attention_kwargs": attention_kwargs or OWN}
+    given = [key for key, value in slots.items() if value is not OWN]
+    _refuse_undone(source, given)
+    with described_by(source, [*config, *given]):
+        own = source.entry.full_config(**source.trained)
+        overrides = {**config, **_slots({**own, **config}, attention, attention_at, attention_kwargs)}
+        model = build(source, {**own, **overrides}, place)
+    move(model, place, dtype)
     if source.folder is not None:
         _load_pretrained(model, source, source.folder, overrides)
     elif checkpoint is not None:
@@ -158,31 +167,20 @@ def _slots(
     return changed
 
 
+def _refuse_undone(source: Source, given: Sequence[str]) -> None:
+    """Exchanged attentions are exchanged anew after building, and would undo what is asked for."""
+    if given and any(edit.get("edit") == "swap" for edit in source.edits):
+        raise ConfigError(
+            f"{source.file} exchanges attentions after the model is built, whatever it is built with",
+            got=", ".join(given),
+            remedy="create it without, then swap_attention(model, ...)",
+        )
+
+
 def _usual_places(config: Mapping[str, Any]) -> list[int]:
     if "n_resgroups" in config:
         return list(range(0, config["n_resgroups"] + 1, 5))
     return list(range(0, config.get("n_resblocks", 0) + 1, 8))
-
-
-def _build(
-    entry: ModelEntry, config: Mapping[str, Any], device: torch.device | str | None, dtype: torch.dtype | None
-) -> nn.Module:
-    try:
-        place = torch.device("cpu" if device is None else device)
-    except RuntimeError as error:
-        raise ConfigError("bad device", got=repr(device), remedy="pass cpu, cuda or meta") from error
-    # Initial weights are drawn on the CPU, so that a seed gives the same ones for every device.
-    with torch.device("meta" if place.type == "meta" else "cpu"):
-        model = entry.build(**config)
-    try:
-        return model.to(device=place, dtype=dtype)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"cannot use device {place}", got=str(error).split("\n")[0]) from error
-
-
-def _check_dtype(dtype: torch.dtype | None) -> None:
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        raise ConfigError("bad dtype", expected="a floating-point torch.dtype", got=repr(dtype))
 
 
 def _load_pretrained(model: nn.Module, source: Source, folder: Path, overrides: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 from sparse_attn.backbones import ModelEntry, models
 from sparse_attn.errors import ConfigError, UnknownNameError, WeightsError
 from sparse_attn.weights import HubAccess, download, find_pretrained, read_config
+from sparse_attn.weights.files import CONFIG
 
 HUB, LOCAL = "hf-hub:", "local-dir:"
 
@@ -22,12 +23,16 @@ class Source:
         entry: the registered model.
         folder: holds its weights, in Hub form; None for random weights.
         trained: the configuration these were trained with; empty without a folder.
+        edits: what was done to the model after it was built, see `surgery.model_edits`.
+        file: the `config.json` that says all this, or None.
         remedy: what to do where the weights are damaged; None for what `read_weights` says.
     """
 
     entry: ModelEntry
     folder: Path | None
     trained: Mapping[str, Any]
+    edits: Sequence[Mapping[str, Any]] = ()
+    file: Path | None = None
     remedy: str | None = None
 
 
@@ -68,7 +73,7 @@ def find_source(name: str, access: HubAccess, *, pretrained: bool) -> Source:
         raise WeightsError(
             f"{folder} does not hold {name}", expected=f"config.json with model {name!r}", got=recorded["model"]
         )
-    return Source(entry, folder, recorded["config"])
+    return Source(entry, folder, recorded["config"], recorded["edits"], folder / CONFIG)
 
 
 def _from_folder(name: str, folder: Path, remedy: str | None, *, pretrained: bool) -> Source:
@@ -79,7 +84,8 @@ def _from_folder(name: str, folder: Path, remedy: str | None, *, pretrained: boo
             got=repr(recorded["model"]),
             remedy="register it first, with register_model, or update this package",
         )
-    return Source(models.get(recorded["model"]), folder if pretrained else None, recorded["config"], remedy)
+    entry, weights = models.get(recorded["model"]), folder if pretrained else None
+    return Source(entry, weights, recorded["config"], recorded["edits"], folder / CONFIG, remedy)
 
 
 def _recorded(folder: Path) -> dict[str, Any]:
@@ -92,4 +98,7 @@ def _recorded(folder: Path) -> dict[str, Any]:
             got="none" if not recorded else f"one with {', '.join(recorded)}",
             remedy="check the path",
         )
+    edits = recorded.setdefault("edits", [])
+    if not isinstance(edits, list) or not all(isinstance(edit, dict) for edit in edits):
+        raise WeightsError(f"{folder / CONFIG} has bad edits", expected="a list of edits", remedy="get it again")
     return recorded

@@ -98,7 +98,7 @@ def load_checkpoint(model: nn.Module, path_or_state_dict: str | Path | Mapping[s
 
 
 def read_edits(path: Path) -> list[dict[str, Any]]:
-    """The edits that a safetensors file holds, or those of a folder: in its `config.json`, or its one file.
+    """The edits that a safetensors file or folder holds: in the `config.json` that records it, or in the file.
 
     Returns:
         None of them where there is no such file.
@@ -108,7 +108,8 @@ def read_edits(path: Path) -> list[dict[str, Any]]:
     """
     from safetensors import SafetensorError, safe_open
 
-    if path.is_dir() and "edits" in (recorded := weights.read_config(path)):
+    recorded = _recorded(path)
+    if "edits" in recorded:
         return _edit_list(recorded["edits"], path)
     file = path / FOLDER_FILE if path.is_dir() else path
     if file.suffix != SUFFIX or not file.is_file():
@@ -124,6 +125,19 @@ def read_edits(path: Path) -> list[dict[str, Any]]:
     except ValueError as error:
         raise WeightsError(f"{file} has unreadable edits", got=str(error), remedy="get it again") from error
     return _edit_list(edits, file)
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """The `config.json` of a folder, or the one beside a file if it records that."""
+    if path.is_dir():
+        return weights.read_config(path)
+    try:
+        recorded = weights.read_config(path.parent)
+    except WeightsError:
+        # Reading the weights says whether that matters.
+        return {}
+    files = recorded.get("files")
+    return recorded if isinstance(files, dict) and path.name in files else {}
 
 
 def _edit_list(edits: object, path: Path) -> list[dict[str, Any]]:

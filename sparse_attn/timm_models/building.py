@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from timm.models import PretrainedCfg
 
 FEATURES = 4
+# Any size will do: this is that of the patches that the paper trains with.
+SIDE = 48
 
 
 def entrypoint(name: str) -> Callable[..., nn.Module]:
@@ -29,6 +32,16 @@ def entrypoint(name: str) -> Callable[..., nn.Module]:
     build.__module__ = sparse_attn_models.__name__
     build.__doc__ = f"Builds {name}, see `sparse_attn.create_model`."
     return build
+
+
+def for_colours(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What timm wants to know of a model's input; colours go in as they are, from 0 to `rgb_range`."""
+    channels, white = config.get("in_chans", 3), config.get("rgb_range", 1.0)
+    return {
+        "input_size": (channels, SIDE, SIDE),
+        "mean": (0.0,) * channels,
+        "std": (1.0 / white,) * channels,
+    }
 
 
 def _build(name: str, kwargs: dict[str, Any], *, pretrained: bool) -> nn.Module:
@@ -54,7 +67,7 @@ def _build(name: str, kwargs: dict[str, Any], *, pretrained: bool) -> nn.Module:
     # The weights are in the model already; timm adds what it keeps on every model of its own.
     finish: Any = partial(build_model_with_cfg, partial(_as_built, model), name, pretrained=False)
     finished: nn.Module = finish(
-        pretrained_cfg=cfg,
+        pretrained_cfg=_of_its_colours(cfg, name, built.config),
         feature_cfg=features,
         kwargs_filter=("num_classes", "global_pool", "in_chans"),
         **for_features,
@@ -64,6 +77,17 @@ def _build(name: str, kwargs: dict[str, Any], *, pretrained: bool) -> nn.Module:
 
 def _as_built(model: nn.Module) -> nn.Module:
     return model
+
+
+def _of_its_colours(cfg: PretrainedCfg, name: str, config: Mapping[str, Any]) -> PretrainedCfg:
+    """The data configuration for the channels and the white of this model, where nothing else was asked for."""
+    unasked = (sparse_attn_models.default_cfgs[name].default, type(cfg)())
+    own = {
+        key: value
+        for key, value in for_colours(config).items()
+        if getattr(cfg, key) in [getattr(other, key) for other in unasked]
+    }
+    return replace(cfg, **own)
 
 
 def _source(name: str, cfg: PretrainedCfg) -> tuple[str, dict[str, Any]]:

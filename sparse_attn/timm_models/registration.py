@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING
 from sparse_attn.backbones import ModelEntry, models
 from sparse_attn.errors import ConfigError
 from sparse_attn.timm_models import sparse_attn_models
-from sparse_attn.timm_models.building import entrypoint
+from sparse_attn.timm_models.building import entrypoint, for_colours
 from sparse_attn.weights import local_weights
 
 if TYPE_CHECKING:
     from timm.models import PretrainedCfg
-
-# Any size will do: this is that of the patches that the paper trains with.
-SIDE = 48
 
 
 def register() -> list[str]:
@@ -63,18 +60,14 @@ def _data_config(entry: ModelEntry) -> PretrainedCfg:
     """What timm wants to know of a model's input and weights; colours go in as they are, from 0 to `rgb_range`."""
     from timm.models import PretrainedCfg
 
-    config = entry.full_config()
-    channels, white = config.get("in_chans", 3), config.get("rgb_range", 1.0)
     weights: Path | None = local_weights(entry.name)
     return PretrainedCfg(
         file=None if weights is None else str(weights),
         hf_hub_id=entry.hub_id,
         architecture=entry.name,
-        input_size=(channels, SIDE, SIDE),
         interpolation="bicubic",
         crop_pct=1.0,
-        mean=(0.0,) * channels,
-        std=(1.0 / white,) * channels,
         num_classes=0,
         first_conv="head",
+        **for_colours(entry.full_config()),
     )

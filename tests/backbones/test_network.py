@@ -56,7 +56,8 @@ def test_a_map_comes_with_the_attention_behind_its_block():
 
 
 @pytest.mark.parametrize(
-    ("indices", "meant"), [(None, [0, 1, 2, 3]), (2, [2, 3]), ([0, -1], [0, 3]), ((-2, 0, 2), [0, 2])]
+    ("indices", "meant"),
+    [(None, [0, 1, 2, 3]), (2, [2, 3]), (torch.tensor([3]), [3]), ([0, -1], [0, 3]), ((-2, 0, 2), [0, 2])],
 )
 def test_indices(model, indices, meant):
     x = torch.rand(X)
@@ -92,7 +93,7 @@ def test_pruning_keeps_the_maps_and_leaves_no_parameter_unused(model):
     assert torch.equal(shorter(x), model(x))
 
 
-@pytest.mark.parametrize("indices", [0, 5, -1, [4], [-5], []])
+@pytest.mark.parametrize("indices", [0, 5, -1, [4], [-5], [], [0.5], 1.5, ["1"], "ab"])
 def test_indices_out_of_range_are_refused(model, indices):
     with pytest.raises(ConfigError, match=r"bad indices, expected blocks from 0 to 3, or how many of the last, got"):
         model.forward_intermediates(torch.rand(X), indices)
