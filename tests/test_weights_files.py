@@ -208,3 +208,25 @@ def test_a_config_of_another_tool_is_no_obstacle(tmp_path):
     _assert_same(read_weights(tmp_path))
     assert read_config(tmp_path) == {"architectures": ["Other"]}
     assert read_config(tmp_path / "nowhere") == {}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"files": ["a"]}', '{"model": "bert", "files": {"a": 1}}'])
+def test_a_config_of_somebody_else_is_no_obstacle_to_the_file_beside_it(tmp_path, text):
+    save_file(STATE, tmp_path / "other.safetensors")
+    (tmp_path / "config.json").write_text(text)
+    _assert_same(read_weights(tmp_path / "other.safetensors"))
+    with pytest.raises(WeightsError):
+        read_weights(tmp_path / "other.safetensors", recorded_only=True)
+
+
+def test_a_damaged_config_beside_a_file_of_this_package_is_refused(tmp_path):
+    write_zoo_folder(tmp_path, STATE, model="toy", config={})
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"cannot read weights .*config\.json"):
+        read_weights(tmp_path / "model.safetensors")
+
+
+def test_json_that_nests_deeper_than_python_goes_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 200_000)
+    with pytest.raises(WeightsError, match=r"cannot read weights .*config\.json"):
+        read_config(tmp_path)

@@ -314,3 +314,23 @@ def test_who_may_not_write_is_told(hub, model):
         with pytest.raises(WeightsError, match=f"cannot write to {NAME} on the Hub, got .*token"):
             push_to_hub(model, NAME, token=token)
     assert hub.repos == {}
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "../model.safetensors", "model.bin", "sub/model.safetensors"])
+def test_nothing_but_weights_is_fetched_whatever_the_configuration_records(hub, shared, name):
+    files = shared.commits[shared.branches["main"]]
+    config = json.loads(files["config.json"])
+    config["files"][name] = {"sha256": "0", "bytes": 1}
+    shared.commit({**files, "config.json": json.dumps(config).encode()})
+    assert "records files that are not weights, expected model.safetensors, or its shards and " in refusal(
+        f"hf-hub:{NAME}", pretrained=True
+    )
+    assert {request.path.rpartition("/")[2] for request in hub.requests} == {"config.json"}
+
+
+def test_files_named_much_like_weights_stay_on_the_hub(hub, model):
+    repo = hub.repos[NAME] = Repo()
+    repo.commit({"model_ema.safetensors": b"keep", "model-00001-of-00002.safetensors": b"old"})
+    push_to_hub(model, NAME, token=hub.token)
+    held = set(repo.commits[repo.branches["main"]])
+    assert held == {"README.md", "config.json", "model.safetensors", "model_ema.safetensors"}

@@ -239,3 +239,28 @@ def test_tensors_of_the_wrong_kind_are_refused():
         recognise({**weights, "conv_first.weight": torch.zeros(6, 3)})
     with pytest.raises(WeightsError, match=r"upsample.0.weight is not for a pixel shuffle .*got 150"):
         recognise({**weights, "upsample.0.weight": torch.zeros(150, 6, 3, 3)})
+
+
+@pytest.mark.parametrize("number", ["2000000", "9" * 5001])
+@pytest.mark.parametrize("name", ["body.{}.body.0.weight", "tail.0.{}.weight"])
+def test_numbers_that_no_file_can_fill_are_refused_at_once(name, number):
+    weights = authors_state_dict(small_edsr(n_resblocks=2))
+    weights[name.format(number)] = torch.zeros(1)
+    with pytest.raises(WeightsError, match="a number in the names is too large, expected below"):
+        recognise(weights)
+
+
+def test_more_blocks_than_tensors_are_refused():
+    weights = authors_state_dict(small_rcan())
+    count = len(weights)
+    weights |= {f"body.{i}.conv.weight": torch.zeros(1) for i in range(count)}
+    weights |= {f"body.0.body.{i}.weight": torch.zeros(1) for i in range(count)}
+    with pytest.raises(WeightsError, match="fewer tensors than blocks"):
+        recognise(weights)
+
+
+@pytest.mark.parametrize("rgb_range", [1.0, 255.0])
+def test_the_colour_shift_of_one_colour_is_nothing_to_assume_from(rgb_range):
+    found = recognise(authors_state_dict(small_edsr(in_chans=1, rgb_range=rgb_range)))
+    assert found.config["rgb_range"] == rgb_range
+    assert not any("colour shift" in line for line in found.assumed)

@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import sys
+import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -251,3 +253,36 @@ def test_further_entries_of_the_configuration_cannot_replace_its_own(tmp_path):
     write_zoo_folder(tmp_path, _state(1), model="toy", config={}, more={"architecture": "toy", "model": "other"})
     content = json.loads((tmp_path / "config.json").read_text())
     assert (content["architecture"], content["model"]) == ("toy", "toy")
+
+
+def test_rewriting_keeps_files_that_are_named_much_like_weights(tmp_path):
+    kept = {"model_ema.safetensors", "model_backup.safetensors", "model-1-of-2.safetensors", "models.safetensors"}
+    for name in kept:
+        (tmp_path / name).write_text("mine")
+    write_zoo_folder(tmp_path, _state(11), model="toy", config={}, shard_bytes=2**12)
+    write_zoo_folder(tmp_path, _state(1), model="toy", config={})
+    assert {p.name for p in tmp_path.iterdir()} == {*kept, "config.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64, torch.float8_e4m3fn, "float16"])
+def test_other_dtypes_are_refused(tmp_path, dtype):
+    with pytest.raises(ConfigError, match=r"bad dtype, expected torch.float64, torch.float32, .*, got"):
+        write_zoo_folder(tmp_path / "new", _state(1), model="toy", config={}, dtype=dtype)
+    assert not (tmp_path / "new").exists()
+
+
+def test_several_writers_at_once_do_not_take_each_others_files(tmp_path):
+    state = _state(1)
+    # All of them are held between writing and renaming.
+    together = threading.Barrier(4)
+
+    def write(_):
+        with zoo._Renames(tmp_path) as files:
+            files.add("config.json", lambda path: path.write_text("{}"))
+            together.wait(timeout=20)
+        write_zoo_folder(tmp_path, state, model="toy", config={})
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(write, range(4))) == [None] * 4
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+    assert torch.equal(read_weights(tmp_path)["layer.0.weight"], state["layer.0.weight"])

@@ -13,7 +13,7 @@ import typer
 from sparse_attn.factory import create_model, list_models, model_config
 from sparse_attn.weights.containers import Opened, open_checkpoint
 from sparse_attn.weights.files import sha256
-from sparse_attn.weights.imported import Provenance, check_target, write_imported
+from sparse_attn.weights.imported import Provenance, check_target, plain, write_imported
 from sparse_attn.weights.layouts import fit_weights
 from sparse_attn.weights.recognise import Recognised, recognise
 
@@ -65,16 +65,16 @@ def command(
         shape=_shape(found.config),
         assumed=found.assumed,
         left=opened.left,
-        use=_use(Path(folder.name), model, found.config),
+        use=_use(Path(folder.resolve().name), model, found.config),
     )
     stored = None if dtype is None else getattr(torch, dtype)
     write_imported(folder, weights, provenance, model=model, config=found.config, dtype=stored, overwrite=overwrite)
-    typer.echo(f"{file}: {provenance.layout}, {provenance.shape}")
+    typer.echo(plain(f"{file}: {provenance.layout}, {provenance.shape}"))
     for line in found.assumed:
         typer.echo(f"assumed: {line}")
     for line in opened.left:
-        typer.echo(f"left out: {line}")
-    typer.echo(f"wrote {folder}: {model}, {sum(p.numel() for p in network.parameters()):,} parameters")
+        typer.echo(plain(f"left out: {line}"))
+    typer.echo(f"wrote {plain(str(folder))}: {model}, {sum(p.numel() for p in network.parameters()):,} parameters")
     typer.echo(_use(folder, model, found.config))
 
 
@@ -112,8 +112,14 @@ def _shape(config: dict[str, Any]) -> str:
 
 def _use(folder: Path, model: str, config: dict[str, Any]) -> str:
     changed = "".join(f", {field}={json.dumps(value)}" for field, value in _differences(model, config).items())
+    path = folder.as_posix()
     return (
-        f'model = sparse_attn.create_model("local-dir:{folder.as_posix()}", pretrained=True)\n'
+        f"model = sparse_attn.create_model({_quoted(f'local-dir:{path}')}, pretrained=True)\n"
         "# or, with the configuration spelt out:\n"
-        f'model = sparse_attn.create_model("{model}", checkpoint="{folder.as_posix()}"{changed})'
+        f'model = sparse_attn.create_model("{model}", checkpoint={_quoted(path)}{changed})'
     )
+
+
+def _quoted(text: str) -> str:
+    """A Python string, which any file can take."""
+    return json.dumps(text, ensure_ascii=False) if text.isprintable() else repr(text)

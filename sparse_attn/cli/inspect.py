@@ -14,6 +14,7 @@ from sparse_attn.errors import ConfigError
 from sparse_attn.imaging import read_image
 from sparse_attn.viewer import inspect
 from sparse_attn.viewer.view import kind_of
+from sparse_attn.weights.imported import plain
 
 
 def command(
@@ -61,7 +62,7 @@ def command(
     if (columns, rows) != view.whole:
         typer.echo(f"part   {columns}x{rows} pixels at {view.corner[0]},{view.corner[1]}: all that the model was given")
     typer.echo(f"pixel  {place[0]},{place[1]}: {100 * view.kept:.3g} % of dense attention's mass is kept")
-    typer.echo(f"written to {output}")
+    typer.echo(f"written to {plain(str(output))}")
 
 
 def _pixel(text: str) -> tuple[int, int]:

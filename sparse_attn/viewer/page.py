@@ -59,7 +59,7 @@ def _build(view: View, bits: int) -> str:
         "colours": bucket_colours(),
     }
     template = Template(_read("page.html"))
-    return template.substitute(
+    text = template.substitute(
         title=html.escape(f"{view.title}: what {view.layer or 'the attention'} attends to"),
         heading=html.escape(view.layer or "the attention"),
         facts=html.escape(_facts(view, bits)),
@@ -69,6 +69,8 @@ def _build(view: View, bits: int) -> str:
         data=json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
         script="".join(map(_read, ("attended.js", "drawing.js", "page.js"))),
     )
+    # Titles hold file names, which need not be text.
+    return text.encode("utf-8", "replace").decode()
 
 
 def _facts(view: View, bits: int) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, SupportsIndex
 
 import numpy as np
 import torch
@@ -146,14 +147,16 @@ def inspect(
         title: what to call picture and model; by default the model's class.
 
     Raises:
-        ConfigError: a pixel outside, a crop that is not positive, a model without attention, other than one picture.
+        ConfigError: a pixel outside, a crop that is not positive, a model without attention, other than one picture,
+            numbers that are not whole, or an attention of values that are not finite.
         UnknownNameError: no such layer; the message lists those there are.
         ImageError: a file that cannot be read.
     """
     given = image if isinstance(image, Photo | Tensor) else read_image(image)
     pixels = given.pixels if isinstance(given, Photo) else _shown(given, float(getattr(model, "rgb_range", 1.0)))
     height, width = pixels.shape[:2]
-    x, y = at
+    x, y = (_whole("pixel", value) for value in at)
+    crop = None if crop is None else _whole("crop", crop)
     if not (0 <= x < width and 0 <= y < height):
         raise ConfigError("the pixel is outside", expected=f"0,0 to {width - 1},{height - 1}", got=f"{x},{y}")
     if crop is not None and crop < 1:
@@ -164,6 +167,8 @@ def inspect(
     inputs = given[..., rows, columns] if isinstance(given, Tensor) else _as_input(model, pixels)
     found = probe(model, inputs.to(like))
     name = choose_layer(list(found), layer)
+    if not (found[name].queries.isfinite().all() and found[name].keys.isfinite().all()):
+        raise ConfigError(f"cannot look at {name or 'this'}", expected="finite queries and keys", got="NaN or infinity")
     return View(
         probe=found[name],
         layer=name,
@@ -192,6 +197,13 @@ def choose_layer(names: list[str], wanted: str | int | None) -> str:
     error = unknown_name("attention", str(wanted), names)
     error.args = (f"{error.problem}; there are: {known}",)
     raise error
+
+
+def _whole(what: str, value: SupportsIndex) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ConfigError(f"bad {what}", expected="whole numbers", got=repr(value)) from error
 
 
 def _part(middle: int, length: int, side: int | None) -> slice:

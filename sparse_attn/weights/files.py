@@ -24,6 +24,9 @@ TRAINING = {"model", "ema"}
 # DataParallel, torch.compile, and the attributes under which training code (Lightning's above all) keeps its network.
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "generator.", "net_g.", "netG.")
 
+# What this package writes, as the Hub names it, and nothing that merely looks like it.
+_WRITTEN = re.compile(r"model(-[0-9]{5}-of-[0-9]{5})?\.safetensors|model\.safetensors\.index\.json")
+
 Recorded = Mapping[str, Mapping[str, Any]]
 
 
@@ -54,7 +57,7 @@ def read_object(path: Path, *, recorded_only: bool = False) -> object:
     """
     if not path.is_file():
         raise WeightsError(f"no weights at {path}", remedy="check the path")
-    recorded = _recorded_files(path.parent)
+    recorded = _recorded_beside(path, recorded_only=recorded_only)
     if path.name.endswith(".index.json"):
         return _read_shards(path, recorded, recorded_only=recorded_only)
     _verify(path, recorded, recorded_only=recorded_only)
@@ -126,6 +129,11 @@ def strip_wrappers(state: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]
     return prefix, {name.removeprefix(prefix): tensor.detach() for name, tensor in state.items()}
 
 
+def is_weight_file(name: str) -> bool:
+    """Whether `write_zoo_folder` gives weights, or their index, a file of this name."""
+    return _WRITTEN.fullmatch(name) is not None
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
@@ -178,7 +186,7 @@ def _start(path: Path) -> bytes:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         loaded = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, error) from error
     if not isinstance(loaded, dict):
         raise WeightsError(f"{path} is not a JSON object", got=type(loaded).__name__, remedy="get it again")
@@ -186,12 +194,25 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
+    from safetensors.torch import load, load_file
 
     try:
-        return load_file(path)
+        # Its reader of files opens none whose name is not UTF-8; bytes it reads from anywhere.
+        return load_file(path) if str(path).isprintable() else load(path.read_bytes())
     except Exception as error:
         raise _unreadable(path, error) from error
+
+
+def _recorded_beside(path: Path, *, recorded_only: bool) -> dict[str, dict[str, Any]]:
+    """What the `config.json` beside a file records; somebody else's has no say about a file that was asked for."""
+    try:
+        config = read_config(path.parent)
+    except WeightsError:
+        if recorded_only or is_weight_file(path.name):
+            raise
+        return {}
+    own = isinstance(config.get("model"), str) and isinstance(config.get("config"), dict)
+    return _recorded_files(path.parent) if own or recorded_only else {}
 
 
 def _recorded_files(folder: Path) -> dict[str, dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sparse_attn.errors import WeightsError
-from sparse_attn.weights.files import CONFIG, INDEX, read_config
+from sparse_attn.weights.files import CONFIG, INDEX, SINGLE, is_weight_file, read_config
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 CARD = "README.md"
 LIBRARY = "sparse-attn"
 LOG_IN = "for a private repository pass token=, or log in with `hf auth login`"
+# `fnmatch` patterns of what `is_weight_file` knows.
+_WEIGHTS = [SINGLE, INDEX, f"model-{'[0-9]' * 5}-of-{'[0-9]' * 5}.safetensors"]
 T = TypeVar("T")
 
 
@@ -60,6 +62,13 @@ def download(repo_id: str, access: HubAccess | None = None, *, weights: bool = T
             expected=f"a {CONFIG} with model, config and files, as push_to_hub writes it",
             got=", ".join(recorded) or "nothing",
             remedy="check the name; weights of other packages go through checkpoint=",
+        )
+    # Whoever wrote that file decides what is fetched: nothing but weights, in this folder.
+    if others := [name for name in files if not is_weight_file(name)]:
+        raise WeightsError(
+            f"{repo_id} on the Hub records files that are not weights",
+            expected=f"{SINGLE}, or its shards and {INDEX}",
+            got=", ".join(map(repr, others[:5])),
         )
     if weights:
         for name in files:
@@ -110,7 +119,7 @@ def upload(
             commit_message=commit_message,
             create_pr=create_pr,
             ignore_patterns=[CARD] if has_card else None,
-            delete_patterns=["model*.safetensors", INDEX],
+            delete_patterns=_WEIGHTS,
         )
 
     return _asking(push, repo_id, HubAccess(revision=revision, token=token), "write to")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import re
 import shutil
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sparse_attn.errors import DataError
-from sparse_attn.weights.files import CONFIG, INDEX
+from sparse_attn.errors import DataError, WeightsError
+from sparse_attn.weights.files import CONFIG, is_weight_file, read_config
 from sparse_attn.weights.zoo import write_zoo_folder
 
 CARD = "README.md"
+# The entry of `config.json` that says that an import wrote the folder.
+MARK = "imported"
 
 _CARD = """---
-library_name: sparse_attn
+library_name: sparse-attn
 license: unknown
 pipeline_tag: image-to-image
 tags:
@@ -86,9 +89,18 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
     if not folder.is_dir():
         raise DataError(f"{folder} is a file", expected="a folder to write", remedy="choose another with --out")
     there = sorted(path.name for path in folder.iterdir())
-    if there and not overwrite:
+    if not there:
+        return
+    if not overwrite:
         raise DataError(f"{folder} exists", remedy="choose another with --out, or replace it with --overwrite")
-    foreign = [name for name in there if name not in (CONFIG, INDEX, CARD) and not _is_weights(name)]
+    try:
+        recorded = read_config(folder)
+    except WeightsError:
+        recorded = {}
+    files = recorded.get("files")
+    if not isinstance(recorded.get(MARK), dict) or not isinstance(files, dict):
+        raise DataError(f"{folder} is not replaced: no import wrote it", got=", ".join(there[:5]), remedy="use --out")
+    foreign = [name for name in there if name not in (CONFIG, CARD) and not (name in files and is_weight_file(name))]
     if foreign:
         raise DataError(
             f"{folder} is not replaced", expected="nothing but a model", got=", ".join(foreign[:5]), remedy="use --out"
@@ -107,8 +119,11 @@ def write_imported(
 ) -> None:
     """Writes `config.json`, safetensors and the card: beside the folder first, which is then put in place whole.
 
+    An empty folder is written into instead: it may be where somebody stands, or a device of its own.
+
     Args:
-        folder: made, with its parents; replaced where `overwrite` is set and an import wrote it.
+        folder: made, with its parents; replaced where `overwrite` is set and an import wrote it; of a link what it
+            points to.
         weights: under this package's names.
         provenance: for the card.
         model: the registered name.
@@ -121,11 +136,20 @@ def write_imported(
         WeightsError: a value is not finite in `dtype`.
     """
     check_target(folder, overwrite=overwrite)
+    folder = folder.resolve()
+    card = _card(plain(folder.name), model, provenance)
+    mark = {"source": plain(provenance.source), "sha256": provenance.digest}
+    # With the first two, timm finds the model too, once timm_models is imported.
+    more = {"architecture": model, "pretrained_cfg": {}, MARK: mark}
+    if folder.exists() and not any(folder.iterdir()):
+        write_zoo_folder(folder, weights, model=model, config=config, dtype=dtype, more=more)
+        (folder / CARD).write_text(card, encoding="utf-8")
+        return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    new, old = (folder.parent / f".{folder.name}.{os.getpid()}.{kind}" for kind in ("new", "old"))
+    new, old = (folder.parent / f".{uuid.uuid4().hex}.{kind}" for kind in ("new", "old"))
     try:
-        write_zoo_folder(new, weights, model=model, config=config, dtype=dtype)
-        (new / CARD).write_text(_card(folder.name, model, provenance), encoding="utf-8")
+        write_zoo_folder(new, weights, model=model, config=config, dtype=dtype, more=more)
+        (new / CARD).write_text(card, encoding="utf-8")
         if folder.exists():
             folder.rename(old)
         try:
@@ -139,18 +163,29 @@ def write_imported(
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _is_weights(name: str) -> bool:
-    return name.startswith("model") and name.endswith(".safetensors")
+def plain(text: str) -> str:
+    """Text that any file and terminal can take: what cannot be printed becomes a question mark."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _escaped(text: str) -> str:
+    """Somebody else's words as Markdown that shows just them, in a table too."""
+    return re.sub(r"([\\`*<>|\[\]])", r"\\\1", plain(text))
+
+
+def _code(text: str) -> str:
+    """The same between backticks, where nothing is escaped."""
+    return plain(text).replace("`", "'").replace("|", "?")
 
 
 def _card(title: str, model: str, provenance: Provenance) -> str:
-    left = f"| left out | {'; '.join(provenance.left)} |\n" if provenance.left else ""
-    assumed = "\n".join(f"- {line}." for line in provenance.assumed) or "Nothing: the tensors show all of it."
+    left = f"| left out | {_escaped('; '.join(provenance.left))} |\n" if provenance.left else ""
+    assumed = "\n".join(f"- {_escaped(line)}." for line in provenance.assumed) or "Nothing: the tensors show all of it."
     return _CARD.format(
-        title=title,
-        source=provenance.source,
+        title=_escaped(title),
+        source=_code(provenance.source),
         digest=provenance.digest,
-        layout=provenance.layout,
+        layout=_escaped(provenance.layout),
         model=model,
         shape=provenance.shape,
         left=left,

@@ -138,7 +138,13 @@ def _conv(weights: Mapping[str, Tensor], name: str) -> tuple[int, int, int, int]
 
 def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
     """One more than the largest number that the pattern's group finds; gaps are for `fit_weights` to find."""
-    return 1 + max((int(m[1]) for m in (re.match(pattern, name) for name in weights) if m), default=-1)
+    found = [m[1] for m in (re.match(pattern, name) for name in weights) if m]
+    # A network is built from these: one that the file cannot fill must not be.
+    if far := next((n for n in found if len(n) > 9 or int(n) >= len(weights)), None):
+        raise WeightsError(
+            "a number in the names is too large", expected=f"below {len(weights)}, as many as tensors", got=far[:20]
+        )
+    return 1 + max(map(int, found), default=-1)
 
 
 def _scale(weights: Mapping[str, Tensor], place: str) -> int:
@@ -165,8 +171,8 @@ def _authors_body(weights: Mapping[str, Tensor], width: int) -> dict[str, Any]:
     found: dict[str, Any] = {"n_resblocks": last - len(attended)}
     inner = _count(weights, r"body\.\d+\.body\.\d+\.body\.3\.conv_du\.(\d+)\.")
     if inner:
-        squeeze = next(name for name in weights if name.endswith(".conv_du.0.weight"))
-        blocks = _count(weights, r"body\.\d+\.body\.(\d+)\.") - 1
+        squeeze = next((name for name in weights if name.endswith(".conv_du.0.weight")), "conv_du.0.weight")
+        blocks = _blocks(weights, found["n_resblocks"], r"body\.\d+\.body\.(\d+)\.", 1)
         found = {
             "n_resgroups": found["n_resblocks"],
             "n_resblocks": blocks,
@@ -187,11 +193,21 @@ def _authors_body(weights: Mapping[str, Tensor], width: int) -> dict[str, Any]:
 
 def _basicsr_body(weights: Mapping[str, Tensor], width: int) -> dict[str, Any]:
     entries = _count(weights, r"body\.(\d+)\.")
-    blocks = _count(weights, r"body\.\d+\.residual_group\.(\d+)\.")
+    blocks = _blocks(weights, entries, r"body\.\d+\.residual_group\.(\d+)\.", 0)
     if not blocks:
         return {"n_resblocks": entries}
     squeeze = "body.0.residual_group.0.rcab.3.attention.1.weight"
     return {"n_resgroups": entries, "n_resblocks": blocks, "reduction": _ratio(weights, squeeze, width)}
+
+
+def _blocks(weights: Mapping[str, Tensor], groups: int, pattern: str, others: int) -> int:
+    """The blocks of each group, whose list ends with `others`."""
+    blocks = _count(weights, pattern) - others
+    if groups * blocks > len(weights):
+        raise WeightsError(
+            "there are fewer tensors than blocks", expected=f"{groups} groups of {blocks}", got=len(weights)
+        )
+    return blocks
 
 
 def _ratio(weights: Mapping[str, Tensor], name: str, width: int) -> int:
@@ -203,7 +219,9 @@ def _range(
 ) -> float:
     """The value of white: by the colour shift where there is one, else as told, else the usual one."""
     shift = weights.get("sub_mean.bias")
-    white = 0.0 if shift is None else float(shift.abs().max()) / max(DIV2K_RGB_MEAN)
+    # As in `MeanShift`: other than three colours are shifted by the average.
+    usual_shift = max(DIV2K_RGB_MEAN) if shift is None or shift.numel() == 3 else sum(DIV2K_RGB_MEAN) / 3
+    white = 0.0 if shift is None else float(shift.abs().max()) / usual_shift
     if "rgb_range" in known:
         return known["rgb_range"]
     if white:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor
 
 from sparse_attn.errors import ConfigError, WeightsError
-from sparse_attn.weights.files import CONFIG, INDEX, SINGLE, sha256
+from sparse_attn.weights.files import CONFIG, INDEX, SINGLE, is_weight_file, sha256
 from sparse_attn.weights.hub import HubAccess, download
 
 ZOO_VARIABLE = "SPARSE_ATTN_ZOO"
 SHARD_BYTES = 16 * 2**20
+STORED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
 def zoo_folders() -> list[Path]:
@@ -100,14 +102,16 @@ def write_zoo_folder(
         state_dict: the weights.
         model: the registered name.
         config: the model's configuration, JSON-able.
-        dtype: floating-point tensors are stored in it; None keeps theirs.
+        dtype: floating-point tensors are stored in it, one of `STORED`; None keeps theirs.
         more: further entries of `config.json`, for other readers of it.
         shard_bytes: the largest file allowed.
 
     Raises:
-        ConfigError: `config` is not JSON-able.
+        ConfigError: `config` is not JSON-able, or another `dtype`.
         WeightsError: a value is not finite in `dtype`, or one tensor is larger than a shard.
     """
+    if dtype not in (None, *STORED):
+        raise ConfigError("bad dtype", expected=", ".join(map(str, STORED)), got=repr(dtype))
     state = {name: _stored(name, tensor, dtype) for name, tensor in state_dict.items()}
     shards = _shards(state, shard_bytes)
     names = [SINGLE] if len(shards) == 1 else [_shard_name(i, len(shards)) for i in range(len(shards))]
@@ -128,8 +132,8 @@ def write_zoo_folder(
         content = {**(more or {}), "model": model, "config": dict(config), "files": files.digests()}
         files.add(CONFIG, _json_writer(content))
     kept = {*names, INDEX} if len(shards) > 1 else {SINGLE}
-    for old in [*folder.glob("model*.safetensors"), folder / INDEX]:
-        if old.name not in kept:
+    for old in folder.iterdir():
+        if is_weight_file(old.name) and old.name not in kept:
             old.unlink(missing_ok=True)
 
 
@@ -144,7 +148,7 @@ class _Renames:
         return self
 
     def add(self, name: str, write: Callable[[Path], None]) -> None:
-        self.written[name] = self.folder / f".{name}.{os.getpid()}.tmp"
+        self.written[name] = self.folder / f".{name}.{uuid.uuid4().hex}.tmp"
         write(self.written[name])
 
     def digests(self) -> dict[str, dict[str, Any]]:

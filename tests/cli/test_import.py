@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 import torch
 
 from sparse_attn.backbones import EDSR
-from sparse_attn.factory import create_model
+from sparse_attn.factory import create_model, save_pretrained
 from sparse_attn.weights import read_weights
 from sparse_attn.weights.layouts import authors_state_dict
 from tests.backbones.originals import assert_near, assert_same_network, read_original
@@ -207,3 +209,68 @@ def test_a_file_without_an_ending_is_not_its_own_folder(command: Command, tmp_pa
     saved(tmp_path / "weights", basicsr_edsr().state_dict())
     assert command("import", "weights").code == 0
     assert files(tmp_path) == {"weights", *(f"weights_imported/{name}" for name in WRITTEN)}
+
+
+def test_a_model_that_no_import_wrote_is_never_replaced(command: Command, tmp_path: Path) -> None:
+    saved(tmp_path / "x.pt", basicsr_edsr(blocks=1).state_dict())
+    save_pretrained(create_model("edsr_baseline_x2", n_resblocks=1, n_feats=8), tmp_path / "mine")
+    assert command("import", "x.pt").code == 0
+    (tmp_path / "x" / "model_best.safetensors").touch()
+    before = {path: path.read_bytes() for path in tmp_path.glob("*/*")}
+    outcome = command("import", "x.pt", "-o", "mine", "--overwrite")
+    assert outcome.code == 1 and "mine is not replaced: no import wrote it" in outcome.errors[0]
+    outcome = command("import", "x.pt", "-o", "x", "--overwrite")
+    assert outcome.code == 1 and outcome.errors[0].endswith("got model_best.safetensors; use --out")
+    assert {path: path.read_bytes() for path in tmp_path.glob("*/*")} == before
+
+
+def test_into_the_current_folder_and_through_a_link(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "x.pt", basicsr_edsr(blocks=1).state_dict())
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "link").symlink_to("there")
+    assert command("import", "x.pt", "-o", "link").code == 0
+    assert command("import", "x.pt", "-o", "link", "--overwrite").code == 0
+    assert (tmp_path / "link").readlink() == Path("there")
+    monkeypatch.chdir(tmp_path / "here")
+    assert command("import", "../x.pt", "-o", ".").code == 0
+    assert "# here\n" in (tmp_path / "here" / "README.md").read_text()
+    written = {f"{folder}/{name}" for folder in ("here", "there") for name in WRITTEN}
+    assert {path for path in files(tmp_path) if not path.startswith("link/")} == {"x.pt", *written}
+
+
+def test_a_file_name_that_is_no_text(command: Command, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.pt")
+    saved(tmp_path / name, basicsr_edsr(blocks=1).state_dict())
+    outcome = command("import", name)
+    assert (outcome.code, outcome.errors) == (0, [])
+    assert "caf?.pt: BasicSR's EDSR" in outcome.out
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    assert "# caf?\n" in (folder / "README.md").read_text(encoding="utf-8")
+    assert json.loads((folder / "config.json").read_text())["imported"]["source"] == "caf?.pt"
+    namespace: dict[str, Any] = {}
+    exec("import sparse_attn\n" + "\n".join(outcome.out.splitlines()[-3:]), namespace)
+    assert len(namespace["model"].body.blocks) == 1
+
+
+def test_keys_of_a_checkpoint_are_shown_in_the_card_and_do_nothing(command: Command, tmp_path: Path) -> None:
+    key = "a | b\n\n# <img src=x>\x1b[31m"
+    saved(tmp_path / "x.pt", {"net": basicsr_edsr().state_dict(), key: basicsr_edsr(blocks=1).state_dict()})
+    outcome = command("import", "x.pt", "--key", "net")
+    assert outcome.code == 0 and "\x1b" not in outcome.out
+    (row,) = [line for line in (tmp_path / "x" / "README.md").read_text().splitlines() if "left out" in line]
+    assert row.startswith(r"| left out | a \| b??# \<img src=x\>?\[31m: 12 tensors, taken instead with --key a \| b")
+
+
+def test_timm_finds_an_imported_model(command: Command, tmp_path: Path) -> None:
+    saved(tmp_path / "x.pt", basicsr_edsr(blocks=1).state_dict())
+    assert command("import", "x.pt").code == 0
+    timm = pytest.importorskip("timm")
+    importlib.import_module("sparse_attn.timm_models")
+    config = json.loads((tmp_path / "x" / "config.json").read_text())
+    assert (config["architecture"], config["pretrained_cfg"]) == (config["model"], {})
+    built = timm.create_model(f"local-dir:{tmp_path / 'x'}")
+    assert type(built).__name__.startswith("EDSR")
+    assert "library_name: sparse-attn\n" in (tmp_path / "x" / "README.md").read_text()

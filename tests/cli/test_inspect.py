@@ -30,7 +30,7 @@ def test_a_page_and_a_figure(command: Command, tmp_path: Path) -> None:
     assert outcome.code == 0
     layer, pixel, written = outcome.out.splitlines()
     assert layer == (
-        "layer  body.attention.1, nlsa (bucket_size=16, rounds=2, neighbors=2, boundary=mask)"
+        "layer  body.attention.1, nlsa (bucket_size=16, rounds=2, neighbors=2, boundary=mask, center=False)"
         " (others: body.attention.0)"
     )
     assert pixel.startswith("pixel  5,7: ") and pixel.endswith(" % of dense attention's mass is kept")

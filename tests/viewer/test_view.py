@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,7 +61,7 @@ def test_what_is_kept(model: nn.Module, photo: Photo) -> None:
     assert torch.equal(view.attended, weights > 0)
     assert view.kept == pytest.approx(float(view.probe.dense_weights(query)[0, 0][weights > 0].sum()))
     assert 0 < view.kept < 1
-    assert view.attention == "nlsa (bucket_size=16, rounds=2, neighbors=2, boundary=mask)"
+    assert view.attention == "nlsa (bucket_size=16, rounds=2, neighbors=2, boundary=mask, center=False)"
 
 
 @pytest.mark.parametrize(
@@ -148,3 +151,35 @@ def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot write"):
         view.save(tmp_path / "b.html")
     assert {path.name for path in tmp_path.iterdir()} == {"a.HTML", "b.html"}
+
+
+def test_whole_numbers_of_any_kind(model: nn.Module, photo: Photo) -> None:
+    view = inspect(model, photo, at=(np.int64(3), np.uint8(4)), crop=np.int32(8))
+    assert view.at == (3, 4) and {type(value) for value in view.at} == {int}
+    assert view.picture.shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"at": (3.0, 4.0)}, "bad pixel, expected whole numbers, got 3.0"),
+        ({"at": (3, "4")}, "bad pixel, expected whole numbers, got '4'"),
+        ({"at": (3, 4), "crop": 4.5}, "bad crop, expected whole numbers, got 4.5"),
+    ],
+)
+def test_numbers_that_are_not_whole(model: nn.Module, photo: Photo, given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        inspect(model, photo, **given)
+
+
+def test_a_model_of_no_finite_values(model: nn.Module, photo: Photo) -> None:
+    broken = copy.deepcopy(model)
+    nn.init.constant_(broken.head.weight, torch.nan)
+    with pytest.raises(ConfigError, match=r"cannot look at body\.attention\.2, expected finite queries and keys"):
+        inspect(broken, photo, at=(3, 4))
+
+
+def test_a_title_that_is_no_text(model: nn.Module, photo: Photo, tmp_path: Path) -> None:
+    view = inspect(model, photo, at=(3, 4), title=os.fsdecode(b"caf\xe9.png"))
+    view.save(tmp_path / "a.html")
+    assert "<title>caf?.png: what body" in (tmp_path / "a.html").read_text(encoding="utf-8")
