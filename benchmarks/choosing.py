@@ -52,7 +52,14 @@ class Contender:
 def contenders() -> list[Contender]:
     """Each registered attention as it comes, and NLSA with other numbers."""
     others = [name for name in sparse_attn.list_attention() if name != "nlsa"]
-    varied: list[dict[str, Any]] = [{"rounds": 1}, {}, {"rounds": 8}, {"bucket_size": 64}, {"bucket_size": 256}]
+    varied: list[dict[str, Any]] = [
+        {"rounds": 1},
+        {},
+        {"rounds": 8},
+        {"center": True},
+        {"bucket_size": 64},
+        {"bucket_size": 256},
+    ]
     return [*(Contender("nlsa", settings) for settings in varied), *map(Contender, others)]
 
 
@@ -88,7 +95,7 @@ def effect(contender: Contender | None, folder: Path) -> dict[str, float]:
     healths = []
     for path in sorted((folder / "LR").iterdir()):
         pixels = to_tensor(sparse_attn.read_image(path).pixels)
-        healths += [asdict(health(found)) for found in probe(network, pixels).values()]
+        healths += [asdict(health(found, queries=256)) for found in probe(network, pixels).values()]
     names = ("keys_met", "mass_kept", "recall", "output_error")
     return measured | {name: statistics.fmean(h[name] for h in healths) for name in names}
 

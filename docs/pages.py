@@ -16,9 +16,12 @@ from sparse_attn import errors
 from sparse_attn.attention import Attention2d, CheckReport, Health, LayerCheck, Probe, attentions
 from sparse_attn.cli import app
 from sparse_attn.evaluation import EvaluationResult
+from sparse_attn.exporting import ExportReport, export
 from sparse_attn.summary import Summary
 from sparse_attn.surgery import ConversionReport, Insertion, Swap
 from sparse_attn.training.config import Recipe, Stage
+from sparse_attn.viewer import View
+from sparse_attn.viewer import inspect as inspect_attention
 
 # What the public functions return and raise.
 COMPANIONS = (
@@ -31,6 +34,10 @@ COMPANIONS = (
     LayerCheck,
     Probe,
     Health,
+    inspect_attention,
+    View,
+    export,
+    ExportReport,
     errors.ConfigError,
     errors.UnknownNameError,
     errors.WeightsError,
@@ -122,7 +129,8 @@ def python_page() -> str:
             sections.setdefault(heading, []).append(_directive(thing, **brief))
     parts = [
         "# Python",
-        "Functions and classes are imported from `sparse_attn` itself, errors from `sparse_attn.errors`; "
+        "Functions and classes are imported from `sparse_attn` itself, errors from `sparse_attn.errors`, and what is "
+        "under *Viewer* and *Exporting* from `sparse_attn.viewer` and `sparse_attn.exporting`; "
         "attentions have [their own page](attentions.md).",
     ]
     for heading, blocks in sections.items():

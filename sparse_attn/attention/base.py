@@ -17,8 +17,9 @@ from torch.nn import functional as F
 
 from sparse_attn.attention.settings import finite_number, positive_int
 from sparse_attn.errors import ConfigError, unknown_name
-from sparse_attn.ops import Groups, attend, over_windows
-from sparse_attn.ops.backends import check_backend
+from sparse_attn.ops import Buckets, Groups, attend, over_windows
+from sparse_attn.ops.backends import check_backend, symbolic
+from sparse_attn.ops.grouping import is_symbolic
 from sparse_attn.ops.windows import Size
 
 KEY_NORM_EPS = 5e-5
@@ -140,9 +141,11 @@ class Attention2d(nn.Module, ABC):
             )
         queries, keys, values = self.embed_tokens(x)
         height, width = x.shape[2:]
-        if self.window is None or self.window[0] * self.window[1] >= height * width:
+        symbolic_windows = self.window is not None and is_symbolic(height * width)
+        if self.window is None or symbolic_windows or self.window[0] * self.window[1] >= height * width:
             tokens = [rearrange(t, "b c h w -> b (h w) c") for t in (queries, keys, values)]
-            out = self._attend_tokens(tokens[0], tokens[1], tokens[2], (height, width))
+            attend_tokens = self._attend_symbolic_windows if symbolic_windows else self._attend_tokens
+            out = attend_tokens(tokens[0], tokens[1], tokens[2], (height, width))
             out = rearrange(out, "b (h w) c -> b c h w", h=height)
         else:
             out = over_windows(self._attend_tokens, queries, keys, values, self.window)
@@ -159,6 +162,23 @@ class Attention2d(nn.Module, ABC):
     def _attend_tokens(self, queries: Tensor, keys: Tensor, values: Tensor, size: Size) -> Tensor:
         groups = self.group(queries, keys, size)
         return attend(queries, keys, values, groups, backend=cast(str, self.backend))
+
+    def _attend_symbolic_windows(self, queries: Tensor, keys: Tensor, values: Tensor, size: Size) -> Tensor:
+        """`_attend_tokens` in windows, in a graph that is being exported for every size.
+
+        Raises:
+            ConfigError: attention in the windows is not dense.
+        """
+        window = cast(Size, self.window)
+        groups = self.group(queries, keys, window)
+        if not (isinstance(groups, Buckets) and groups.is_dense(window[0] * window[1])):
+            raise ConfigError(
+                f"{type(self).__name__} in windows cannot be exported for every size",
+                expected="dense attention in the windows, as of nla and local_window",
+                got=f"window={window}",
+                remedy="configure_attention(model, window=None), or export for one size",
+            )
+        return symbolic.attend_windows(queries, keys, values, size, window)
 
     def extra_repr(self) -> str:
         """The settings, for `repr`."""

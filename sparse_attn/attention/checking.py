@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sparse_attn.attention.base import Attention2d
 from sparse_attn.attention.check_report import CheckReport, LayerCheck
 from sparse_attn.attention.health import health, in_blocks, in_float64, sample_tokens
-from sparse_attn.attention.probing import Probe, probe
+from sparse_attn.attention.probing import Probe, casting, probe
 from sparse_attn.attention.randomness import draw_counts, restore_draws
 from sparse_attn.attention.registration import attentions
 from sparse_attn.ops import Buckets
@@ -86,8 +86,8 @@ def _check_layer(
         error, tolerance = _error(found, x, out, sample)
         if not error <= tolerance:
             faults.append(f"off by {error:.1e} where {tolerance:.0e} is allowed")
-        limit = _tolerance(out) + 4 * torch.finfo(out.dtype).eps * (1 + float(x.abs().max()))
-        away = float((_with_constant_values(block, x) - x - block.res_scale).abs().max())
+        limit = _tolerance(out, found) + 4 * torch.finfo(out.dtype).eps * (1 + float(x.abs().max()))
+        away = float((_with_constant_values(found, x) - x - block.res_scale).abs().max())
         if not away <= limit * max(1.0, abs(block.res_scale)):
             faults.append(f"constant values change by {away:.1e}")
         measured = health(found, queries=queries, top=top, seed=seed)
@@ -116,18 +116,18 @@ def _error(found: Probe, x: Tensor, out: Tensor, sample: Tensor) -> tuple[float,
     expected = before + attended
     largest = float(expected.abs().max())
     if largest == 0:
-        return float((after - expected).abs().max()), _tolerance(out)
+        return float((after - expected).abs().max()), _tolerance(out, found)
     steepest = float(exact.queries[:, sample].norm(dim=-1).max() * exact.keys.norm(dim=-1).max())
-    eps = torch.finfo(out.dtype).eps
-    allowed = (_tolerance(out) + eps * steepest) * float(attended.abs().max()) + 4 * eps * largest
+    # The scores are rounded to what the products run in, the sum with the residual to the output's dtype.
+    inner, outer = (torch.finfo(dtype).eps for dtype in (found.autocast or out.dtype, out.dtype))
+    allowed = (_tolerance(out, found) + max(inner, outer) * steepest) * float(attended.abs().max())
+    allowed += 4 * outer * largest
     return float((after - expected).abs().max()) / largest, allowed / largest
 
 
-def _tolerance(out: Tensor) -> float:
+def _tolerance(out: Tensor, found: Probe) -> float:
     """By the dtype that was computed in: the output's, or autocast's if that is narrower."""
-    kind = out.device.type
-    inner = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else out.dtype
-    return max(_TOLERANCES.get(dtype, _TOLERANCES[torch.float32]) for dtype in (out.dtype, inner))
+    return max(_TOLERANCES.get(dtype, _TOLERANCES[torch.float32]) for dtype in (out.dtype, found.autocast or out.dtype))
 
 
 def _groups_are_sets(found: Probe) -> bool:
@@ -145,12 +145,13 @@ def _groups_are_sets(found: Probe) -> bool:
     return True
 
 
-def _with_constant_values(block: Attention2d, x: Tensor) -> Tensor:
+def _with_constant_values(found: Probe, x: Tensor) -> Tensor:
     """What the block gives where every value is 1."""
+    block = found.attention
     training = [module for module in block.modules() if module.training]
     hook = block.value.register_forward_hook(lambda _module, _args, values: torch.ones_like(values))
     try:
-        with torch.no_grad():
+        with torch.no_grad(), casting(x, found.autocast):
             return cast(Tensor, block.eval()(x))
     finally:
         hook.remove()

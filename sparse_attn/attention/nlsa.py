@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from sparse_attn.attention.base import Attention2d
 from sparse_attn.attention.randomness import RANDOM_SETTINGS, DrawCounter
 from sparse_attn.attention.registration import register_attention
-from sparse_attn.attention.settings import one_of, positive_int, window_size
+from sparse_attn.attention.settings import one_of, positive_int, window_size, yes_or_no
 from sparse_attn.errors import ConfigError
 from sparse_attn.ops import Boundary, Buckets, bucket_count, hash_codes, random_normal, sort_by_code
-from sparse_attn.ops.grouping import check_neighbors
+from sparse_attn.ops.counter_random import symbolic_normal
+from sparse_attn.ops.grouping import check_neighbors, is_symbolic
 from sparse_attn.ops.windows import Size
 
 
@@ -35,6 +36,8 @@ class NonLocalSparseAttention(Attention2d):
         rounds: R, independent hashings; more is nearer to dense attention.
         neighbors: 2 attends to the previous and the next chunk too, 1 to the previous, 0 to the own chunk only.
         boundary: `mask` (attended sets are sets) or `repeat` (as the authors' code); see `sparse_attn.ops.Buckets`.
+        center: hash tokens less their mean over the map (or window). Trained embeddings may all point roughly one way;
+            then most tokens share a code, and buckets are cut by place. Not in the paper.
         window: confine attention to local windows of this side or (height, width), in pixels (Figure 6).
         seed: of the rotations.
         rehash: `train` draws fresh rotations in training and fixed ones in evaluation, `always` fresh ones on each
@@ -50,12 +53,14 @@ class NonLocalSparseAttention(Attention2d):
         "rounds": positive_int("rounds"),
         "neighbors": check_neighbors,
         "boundary": one_of("boundary", "mask", "repeat"),
+        "center": yes_or_no("center"),
         "window": window_size,
     }
     bucket_size: int
     rounds: int
     neighbors: int
     boundary: Boundary
+    center: bool
     seed: int
     rehash: str
 
@@ -67,6 +72,7 @@ class NonLocalSparseAttention(Attention2d):
         rounds: int = 4,
         neighbors: int = 2,
         boundary: str = "mask",
+        center: bool = False,
         window: int | Size | None = None,
         seed: int = 0,
         rehash: str = "train",
@@ -95,6 +101,7 @@ class NonLocalSparseAttention(Attention2d):
             rounds=rounds,
             neighbors=neighbors,
             boundary=boundary,
+            center=center,
             window=window,
             seed=seed,
             rehash=rehash,
@@ -104,7 +111,9 @@ class NonLocalSparseAttention(Attention2d):
         """(D, R, m // 2): those injected by `use_rotations`, else drawn by `seed` and `rehash`."""
         shape = (width, self.rounds, half)
         if self.injected is None:
-            draw = self.draw.take(self.rehash)
+            draw = self.draw.take(self.rehash, like.device)
+            if is_symbolic(half):
+                return symbolic_normal(shape, seed=self.seed, draw=draw, device=like.device)
             return random_normal(shape, seed=self.seed, draw=draw, device=like.device)
         if self.injected.shape != shape:
             raise ConfigError(
@@ -115,6 +124,10 @@ class NonLocalSparseAttention(Attention2d):
             )
         return self.injected.to(like.device)
 
+    def codes(self, queries: Tensor, rotations: Tensor) -> Tensor:
+        """(B, N, D) tokens and (D, R, m // 2) rotations -> (B, R, N) hash codes."""
+        return hash_codes(queries - queries.mean(1, keepdim=True) if self.center else queries, rotations)
+
     def group(self, queries: Tensor, keys: Tensor, size: Size) -> Buckets:
         """Chunks of the tokens in order of their hash codes."""
         tokens = queries.shape[1]
@@ -122,7 +135,7 @@ class NonLocalSparseAttention(Attention2d):
         if unsorted.is_dense(tokens):
             return unsorted
         half = bucket_count(tokens, self.bucket_size) // 2
-        codes = hash_codes(queries, self.rotations(queries.shape[2], half, queries))
+        codes = self.codes(queries, self.rotations(queries.shape[2], half, queries))
         return Buckets(sort_by_code(codes), self.bucket_size, self.neighbors, self.boundary)
 
 

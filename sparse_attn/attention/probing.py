@@ -6,7 +6,7 @@ Measured on the groups the forward pass really drew, and compared with dense att
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from sparse_attn.attention.base import Attention2d
 from sparse_attn.attention.nlsa import NonLocalSparseAttention
+from sparse_attn.attention.randomness import draw_counts, restore_draws
 from sparse_attn.errors import ConfigError
-from sparse_attn.ops import Buckets, Groups, hash_codes, over_windows
+from sparse_attn.ops import Buckets, Groups, over_windows
 from sparse_attn.ops.attended import attended_counts, attention_weights, chunk_of
 from sparse_attn.ops.windows import Size
 
@@ -48,6 +49,7 @@ class Probe:
         keys: (B, N, D), normalised unless the attention leaves them as they are.
         values: (B, N, C).
         regions: what was grouped.
+        autocast: the dtype of the autocast it was called under, or None.
     """
 
     attention: Attention2d
@@ -56,6 +58,7 @@ class Probe:
     keys: Tensor
     values: Tensor
     regions: tuple[Region, ...]
+    autocast: torch.dtype | None = None
 
     @property
     def size(self) -> Size:
@@ -127,11 +130,19 @@ def probe(model: nn.Module, *inputs: Any) -> dict[str, Probe]:
     if not blocks:
         raise ConfigError("nothing to look at", expected="a model with attention", got=type(model).__name__)
     recorders = {name: _Recorder(block) for name, block in blocks.items()}
-    with _evaluating(model), torch.no_grad(), _recording(list(recorders.values())):
-        model(*inputs)
-        found = {name: recorder.result() for name, recorder in recorders.items() if recorder.calls}
+    draws = draw_counts(model)
+    try:
+        with _evaluating(model), torch.no_grad(), _recording(list(recorders.values())):
+            model(*inputs)
+            found = {name: recorder.result() for name, recorder in recorders.items() if recorder.calls}
+    finally:
+        restore_draws(model, draws)
     if not found:
-        raise ConfigError("no attention was called", got=", ".join(blocks), remedy="check the inputs")
+        raise ConfigError(
+            "no attention was called, or none that groups by its method `group`",
+            got=", ".join(blocks) or type(model).__name__,
+            remedy="check the inputs",
+        )
     return found
 
 
@@ -141,36 +152,42 @@ class _Recorder:
     def __init__(self, block: Attention2d) -> None:
         self.block = block
         self.inputs: Tensor | None = None
+        self.autocast: torch.dtype | None = None
         self.calls: list[tuple[Groups, Tensor | None]] = []
-        self.rotations: Tensor | None = None
+        self.rotations: list[Tensor] = []
 
     def begin(self, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         # A network may change it in place afterwards.
         self.inputs = next(iter([*args, *kwargs.values()])).clone()
+        kind = self.inputs.device.type
+        self.autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         self.calls = []
 
     def group(self, queries: Tensor, keys: Tensor, size: Size) -> Groups:
-        self.rotations = None
+        self.rotations.clear()
         groups = type(self.block).group(self.block, queries, keys, size)
-        codes = None if self.rotations is None else hash_codes(queries, self.rotations)
+        codes = None
+        if isinstance(self.block, NonLocalSparseAttention) and self.rotations:
+            codes = self.block.codes(queries, self.rotations[-1])
         self.calls.append((groups, codes))
         return groups
 
     def rotate(self, width: int, half: int, like: Tensor) -> Tensor:
         assert isinstance(self.block, NonLocalSparseAttention)
-        self.rotations = type(self.block).rotations(self.block, width, half, like)
-        return self.rotations
+        self.rotations.append(type(self.block).rotations(self.block, width, half, like))
+        return self.rotations[-1]
 
     def result(self) -> Probe:
         assert self.inputs is not None
         x = self.inputs
-        maps = self.block.embed_tokens(x)
+        with casting(x, self.autocast):
+            maps = self.block.embed_tokens(x)
         queries, keys, values = (_plain(rearrange(t, "b c h w -> b (h w) c")) for t in maps)
         regions = tuple(
             Region(pixels, _on_cpu(groups), None if codes is None else codes.cpu())
             for pixels, (groups, codes) in zip(self._pixels(x), self.calls, strict=True)
         )
-        return Probe(self.block, _plain(x), queries, keys, values, regions)
+        return Probe(self.block, _plain(x), queries, keys, values, regions, self.autocast)
 
     def _pixels(self, x: Tensor) -> list[Tensor]:
         """What `forward` cut the map into, by cutting a map of numbers in the same way."""
@@ -187,6 +204,11 @@ class _Recorder:
 
         over_windows(take, numbers, numbers, numbers, window)
         return found
+
+
+def casting(x: Tensor, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Autocast on the device of x, off for None: what a module within the model was called under."""
+    return torch.autocast(x.device.type, dtype, enabled=dtype is not None)
 
 
 @contextmanager

@@ -70,6 +70,6 @@ class RandomBucketAttention(Attention2d):
     def group(self, queries: Tensor, keys: Tensor, size: Size) -> Buckets:
         """R random partitions, the same for all images of a batch."""
         tokens = queries.shape[1]
-        draw = self.draw.take(self.rehash)
+        draw = self.draw.take(self.rehash, queries.device)
         order = random_order(tokens, self.rounds, seed=self.seed, draw=draw, device=queries.device)
         return Buckets(order.unsqueeze(0), self.bucket_size)

@@ -35,8 +35,12 @@ class DrawCounter(nn.Module):
         super().__init__()
         self.register_buffer("count", torch.zeros((), dtype=torch.int64), persistent=False)
 
-    def take(self, rehash: str) -> Tensor | int:
+    def take(self, rehash: str, device: torch.device) -> Tensor | int:
         """The number of the draw to use now: fresh in training with `train`, on each call with `always`, else 0.
+
+        Args:
+            rehash: as of the attention.
+            device: what is attended to is there.
 
         Raises:
             ConfigError: a fresh draw in a recomputation: its gradients would be those of another function.
@@ -48,6 +52,9 @@ class DrawCounter(nn.Module):
                     got=f"rehash={rehash!r} under activation checkpointing",
                     remedy="configure_attention(model, rehash='never')",
                 )
+            if self.count.is_meta and device.type != "meta":
+                # Weights were assigned to a model that was built without memory.
+                self.count = torch.zeros((), dtype=torch.int64, device=device)
             self.count += 1
             return self.count.clone()
         return 0

@@ -42,6 +42,17 @@ def one_of(name: str, *choices: str) -> Callable[[Any], str]:
     return check
 
 
+def yes_or_no(name: str) -> Callable[[Any], bool]:
+    """A check for True and False."""
+
+    def check(value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ConfigError(f"bad {name}", expected="True or False", got=repr(value))
+        return value
+
+    return check
+
+
 def finite_number(name: str) -> Callable[[Any], float]:
     """A check for numbers that are neither infinite nor NaN."""
 

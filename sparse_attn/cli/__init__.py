@@ -14,6 +14,9 @@ from sparse_attn.cli import (
     data,
     demo,
     evaluate,
+    export,
+    import_,
+    inspect,
     models,
     plot,
     reproduce,
@@ -34,8 +37,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (upscale, models, attentions, summary, evaluate, bench, train, plot, throughput, reproduce, demo):
-    app.command(module.__name__.rpartition(".")[2])(module.command)
+for module in (
+    upscale,
+    models,
+    attentions,
+    summary,
+    evaluate,
+    bench,
+    train,
+    plot,
+    throughput,
+    reproduce,
+    demo,
+    import_,
+    inspect,
+    export,
+):
+    app.command(module.__name__.rpartition(".")[2].rstrip("_"))(module.command)
 app.add_typer(data.app, name="data")
 
 

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor
 
+from sparse_attn.ops.grouping import stable_order
+
 _MASK = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
 
@@ -52,7 +54,19 @@ def random_normal(shape: tuple[int, ...], *, seed: int, draw: Tensor | int, devi
     return (radius * torch.cos(2.0 * math.pi * uniform[count:])).to(torch.float32).reshape(shape).to(device)
 
 
+def symbolic_normal(shape: tuple[int, int, int], *, seed: int, draw: Tensor | int, device: torch.device) -> Tensor:
+    """`random_normal`, for a graph that is exported for every last size, and at least two wide.
+
+    Where the last size is one, its column is there twice: to a tracer a size that may be one is a branch.
+    """
+    rows, width = shape[0] * shape[1], shape[2]
+    numbers = random_normal((rows * width,), seed=seed, draw=draw, device=device)
+    column = torch.arange(torch.sym_max(2, width), device=device).clamp(max=width - 1)
+    places = torch.arange(rows, device=device).unsqueeze(1) * width + column
+    return numbers[places].reshape(shape[0], shape[1], -1)
+
+
 def random_order(tokens: int, rounds: int, *, seed: int, draw: Tensor | int, device: torch.device) -> Tensor:
     """(rounds, tokens) int64: an independent random permutation a round."""
     bits = random_bits(rounds * tokens, seed=seed, draw=draw, device=device).reshape(rounds, tokens)
-    return bits.sort(dim=-1, stable=True).indices
+    return stable_order(bits)

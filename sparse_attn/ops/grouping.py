@@ -5,11 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from sparse_attn.errors import ConfigError
 
 Boundary = Literal["mask", "repeat"]
+OFFSETS = (0, -1, 1)
+"""Chunks that a chunk attends to, as offsets from it: the first `neighbors` + 1 of these."""
+
+
+def is_symbolic(size: int) -> bool:
+    """Whether a graph is being exported for every value of `size`: then no branch may depend on it."""
+    return torch.compiler.is_exporting() and isinstance(size, torch.SymInt)
+
+
+def stable_order(keys: Tensor) -> Tensor:
+    """(..., N) integers -> (..., N) int64: places in order of key, where equal keys keep the order of place."""
+    tokens = keys.shape[-1]
+    if not is_symbolic(tokens):
+        return keys.sort(dim=-1, stable=True).indices
+    # Distinct keys, as exported graphs may be run by something that has no stable sort.
+    return (keys * tokens + torch.arange(tokens, device=keys.device)).sort(dim=-1).indices
 
 
 @dataclass(frozen=True)
@@ -32,24 +49,27 @@ class Buckets:
 
     def chunks(self, tokens: int) -> int:
         """J = ceil(N / k)."""
-        return -(-tokens // self.bucket_size)
+        # Not -(-N // k): what an exported graph makes of it rounds towards zero.
+        return (tokens + self.bucket_size - 1) // self.bucket_size
 
     def offsets(self, tokens: int) -> list[int]:
         """Which chunks chunk j attends to, as offsets from j, in a circle of J chunks."""
-        met = [0, -1, 1][: self.neighbors + 1]
-        if self.boundary == "repeat":
-            return met
+        met = list(OFFSETS[: self.neighbors + 1])
         count = self.chunks(tokens)
-        return list({offset % count: offset for offset in reversed(met)}.values())[::-1]
+        # Comparisons only: a compiler would take a residue for a constant, and compile again for each J.
+        return met if self.boundary == "repeat" or count >= len(met) else met[:count]
 
     def is_dense(self, tokens: int) -> bool:
         """Whether every token attends to every token exactly once, so that all rounds are dense attention.
 
         With `repeat` this takes one chunk: all keys then count alike. That includes N < k, where the authors' code
-        fails.
+        fails. While `tokens` is symbolic, the answer is whether this is so for every N.
         """
-        count = self.chunks(tokens)
-        return count == 1 or (self.boundary == "mask" and len(self.offsets(tokens)) == count)
+        if is_symbolic(tokens):
+            from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+            return statically_known_true(tokens <= self.bucket_size)
+        return self.chunks(tokens) <= (self.neighbors + 1 if self.boundary == "mask" else 1)
 
 
 @dataclass(frozen=True)

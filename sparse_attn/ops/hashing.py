@@ -6,8 +6,12 @@ A token's bucket is the vertex of a randomly rotated cross-polytope nearest to i
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor
+
+from sparse_attn.ops.grouping import is_symbolic, stable_order
 
 MAX_BUCKETS = 128
 # Numbers that are projected at once: 16 MiB, as larger tensors come from the system page by page.
@@ -16,7 +20,9 @@ _PROJECTIONS = 2**22
 
 def bucket_count(tokens: int, bucket_size: int) -> int:
     """m, the number of hash buckets: N // k made even, at least 2, at most 128."""
-    return max(2, min(tokens // bucket_size + (tokens // bucket_size) % 2, MAX_BUCKETS))
+    # The symbolic functions, as in a traced graph a comparison would be a branch; of numbers they give numbers.
+    even = tokens // bucket_size + (tokens // bucket_size) % 2
+    return cast(int, torch.sym_max(2, torch.sym_min(even, MAX_BUCKETS)))
 
 
 def hash_codes(x: Tensor, rotations: Tensor) -> Tensor:
@@ -34,7 +40,9 @@ def hash_codes(x: Tensor, rotations: Tensor) -> Tensor:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
     with torch.autocast(x.device.type, enabled=False):
         x, rotations = x.detach().to(dtype), rotations.to(dtype)
-        together = max(1, _PROJECTIONS // (x.shape[0] * x.shape[1] * rotations.shape[2]))
+        together = 1
+        if not is_symbolic(x.shape[1]):
+            together = max(1, _PROJECTIONS // (x.shape[0] * x.shape[1] * rotations.shape[2]))
         return torch.cat([_nearest(x, some) for some in rotations.split(together, dim=1)], dim=1)
 
 
@@ -48,4 +56,4 @@ def _nearest(x: Tensor, rotations: Tensor) -> Tensor:
 
 def sort_by_code(codes: Tensor) -> Tensor:
     """(B, R, N) codes -> (B, R, N) tokens in order of code; equal codes keep the order of place (stable)."""
-    return codes.sort(dim=-1, stable=True).indices
+    return stable_order(codes)

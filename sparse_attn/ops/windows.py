@@ -12,10 +12,11 @@ Size = tuple[int, int]
 
 
 def _pieces(length: int, window: int) -> list[tuple[int, int, int]]:
-    """(start, stop, window) of the whole windows, and of the shorter one at the end if there is one."""
-    whole = length - length % window
-    pieces = [(0, whole, window)] if whole else []
-    return [*pieces, (whole, length, length - whole)] if whole < length else pieces
+    """(start, count, window) of the whole windows, and of the shorter one at the end if there is one."""
+    # Counts, and no division afterwards: compilers are slow to see that what a remainder leaves divides.
+    count, rest = length // window, length % window
+    pieces = [(0, count, window)] if count else []
+    return [*pieces, (count * window, 1, rest)] if rest else pieces
 
 
 def over_windows(
@@ -35,11 +36,18 @@ def over_windows(
         (B, C, H, W).
     """
     rows = []
-    for top, bottom, h in _pieces(q.shape[2], window[0]):
+    for top, down, h in _pieces(q.shape[2], window[0]):
         row = []
-        for left, right, w in _pieces(q.shape[3], window[1]):
+        for left, across, w in _pieces(q.shape[3], window[1]):
             tokens = [
-                rearrange(x[:, :, top:bottom, left:right], "b c (i h) (j w) -> (b i j) (h w) c", h=h, w=w)
+                rearrange(
+                    x[:, :, top : top + down * h, left : left + across * w],
+                    "b c (i h) (j w) -> (b i j) (h w) c",
+                    i=down,
+                    h=h,
+                    j=across,
+                    w=w,
+                )
                 for x in (q, k, v)
             ]
             out = attend(tokens[0], tokens[1], tokens[2], (h, w))
@@ -47,8 +55,8 @@ def over_windows(
                 rearrange(
                     out,
                     "(b i j) (h w) c -> b c (i h) (j w)",
-                    i=(bottom - top) // h,
-                    j=(right - left) // w,
+                    i=down,
+                    j=across,
                     h=h,
                 )
             )

@@ -97,6 +97,33 @@ def test_outputs_and_gradients_are_the_authors(reference_dir: Path, case: str, p
     assert compared == len(stored)
 
 
+def test_centred_hashing_does_not_see_what_all_tokens_share() -> None:
+    generator = torch.Generator().manual_seed(0)
+    block = make("nlsa", bucket_size=8, rounds=3, center=True).double()
+    queries = torch.randn(2, 61, 3, dtype=torch.float64, generator=generator)
+    shared = 50 * torch.randn(2, 1, 3, dtype=torch.float64, generator=generator)
+    assert isinstance(block, NonLocalSparseAttention)
+    rotations = block.rotations(3, 4, queries)
+    centred = queries - queries.mean(dim=1, keepdim=True)
+    assert torch.equal(block.codes(queries, rotations), hash_codes(centred, rotations))
+    assert torch.equal(block.codes(queries + shared, rotations), block.codes(queries, rotations))
+    block.configure(center=False)
+    assert torch.equal(block.codes(queries, rotations), hash_codes(queries, rotations))
+    assert len(block.codes(queries + shared, rotations).unique()) < len(block.codes(queries, rotations).unique())
+    with pytest.raises(ConfigError, match="bad center, expected True or False, got 1"):
+        block.configure(center=1)
+
+
+@pytest.mark.parametrize("name", ["nlsa", "random_bucket"])
+def test_weights_assigned_to_a_block_without_memory_can_be_trained(name: str) -> None:
+    weights = make(name, bucket_size=16).state_dict()
+    with torch.device("meta"):
+        block = make(name, bucket_size=16)
+    block.load_state_dict(weights, assign=True)
+    assert block.train()(torch.rand(1, 6, 9, 11)).isfinite().all()
+    assert int(block.draw.count) == 1
+
+
 def test_rotations_that_do_not_fit_are_refused() -> None:
     block = make("nlsa", bucket_size=9, rounds=2)
     x = torch.randn(1, 6, 7, 11)

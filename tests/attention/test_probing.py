@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from sparse_attn import create_model, list_attention
-from sparse_attn.attention import probe
+from sparse_attn import check, create_model, list_attention
+from sparse_attn.attention import draw_counts, probe
+from sparse_attn.attention.nlsa import NonLocalSparseAttention
 from sparse_attn.errors import ConfigError
 from tests.attention.support import assert_close, make
 
@@ -68,3 +69,40 @@ def test_the_model_is_left_as_it_was() -> None:
 def test_without_attention() -> None:
     with pytest.raises(ConfigError, match="with attention"):
         probe(nn.Conv2d(3, 3, 1), torch.rand(1, 3, 5, 5))
+
+
+class CastsInside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.attention = make("nlsa", bucket_size=16, rounds=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self.attention(self.conv(x)).relu_()
+
+
+def test_a_model_that_casts_inside() -> None:
+    model = CastsInside()
+    found = probe(model, torch.rand(1, 3, *SIZE))["attention"]
+    assert found.autocast is torch.bfloat16 and found.values.dtype is torch.float32
+    report = check(model, torch.rand(1, 3, *SIZE))
+    assert report.ok, report
+    for scale in (1.0, 30.0, 1000.0):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert check(model.attention, scale * torch.randn(1, 6, *SIZE)).ok
+
+
+def test_draws_are_taken_back() -> None:
+    block = make("nlsa", bucket_size=16, rounds=2, rehash="always")
+    probe(block, torch.rand(1, 6, *SIZE))
+    assert draw_counts(block) == [0]
+
+
+def test_an_attention_with_a_forward_of_its_own() -> None:
+    class Alone(NonLocalSparseAttention):
+        def forward(self, x: Tensor) -> Tensor:
+            return x
+
+    with pytest.raises(ConfigError, match="or none that groups by its method `group`"):
+        check(Alone(6, reduction=2), torch.rand(1, 6, *SIZE))

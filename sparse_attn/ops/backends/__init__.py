@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from sparse_attn.errors import unknown_name
-from sparse_attn.ops.backends import blocked, eager, triton_op
-from sparse_attn.ops.grouping import Buckets, Groups
+from sparse_attn.ops.backends import blocked, eager, symbolic, triton_op
+from sparse_attn.ops.grouping import Buckets, Groups, is_symbolic
 
 BACKENDS = ("auto", "blocked", "eager", "triton")
 _FUSED = {"blocked": blocked, "triton": triton_op}
@@ -71,6 +71,8 @@ def run(q: Tensor, k: Tensor, v: Tensor, groups: Groups, backend: str) -> Tensor
         _log_once(chosen, q.device.type, v.dtype, reason)
     if not isinstance(groups, Buckets):
         return eager.attend_key_lists(q, k, v, groups.index)
+    if chosen == "eager" and is_symbolic(q.shape[1]) and not groups.is_dense(q.shape[1]):
+        return symbolic.attend_buckets(q, k, v, groups)
     if chosen == "eager":
         return eager.attend_buckets(q, k, v, groups)
     return _FUSED[chosen].attend_buckets(q, k, v, groups)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -31,12 +33,12 @@ def softmax_attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None = Non
     return weights.to(v.dtype) @ v, log_sum
 
 
-def _take(x: Tensor, order: Tensor) -> Tensor:
+def take(x: Tensor, order: Tensor) -> Tensor:
     """(B, N, C) rows in the order of (B or 1, M) indices -> (B, M, C)."""
     return x.gather(1, order.unsqueeze(-1).expand(x.shape[0], -1, x.shape[2]))
 
 
-def _windows(x: Tensor, offsets: list[int]) -> Tensor:
+def beside(x: Tensor, offsets: Sequence[int]) -> Tensor:
     """(B, J, k, C) chunks -> (B, J, W*k, C): beside each chunk those at the given offsets, in a circle."""
     return torch.cat([x if offset == 0 else x.roll(-offset, dims=1) for offset in offsets], dim=2)
 
@@ -50,20 +52,20 @@ def _round(q: Tensor, k: Tensor, v: Tensor, order: Tensor | None, buckets: Bucke
     allowed = None
     if pad and buckets.boundary == "repeat":
         filled = torch.cat([place, place[:, -pad:]], dim=1)
-        q, k, v = (_take(x, filled) for x in (q, k, v))
+        q, k, v = (take(x, filled) for x in (q, k, v))
     else:
-        q, k, v = (_take(x, place) if order is not None else x for x in (q, k, v))
+        q, k, v = (take(x, place) if order is not None else x for x in (q, k, v))
     if pad and buckets.boundary == "mask":
         q, k, v = (F.pad(x, (0, 0, 0, pad)) for x in (q, k, v))
         real = (torch.arange(count * size, device=q.device) < tokens).reshape(1, count, size, 1)
-        allowed = _windows(real, offsets).transpose(-1, -2)
+        allowed = beside(real, offsets).transpose(-1, -2)
     q, k, v = (x.reshape(batch, count, size, x.shape[-1]) for x in (q, k, v))
-    out, log_sum = softmax_attend(q, _windows(k, offsets), _windows(v, offsets), allowed)
+    out, log_sum = softmax_attend(q, beside(k, offsets), beside(v, offsets), allowed)
     out, log_sum = out.flatten(1, 2)[:, :tokens], log_sum.flatten(1, 2)[:, :tokens]
     if order is None:
         return out, log_sum
     back = torch.empty_like(place).scatter_(1, place, torch.arange(tokens, device=q.device).expand_as(place))
-    return _take(out, back), log_sum.gather(1, back.expand(batch, -1))
+    return take(out, back), log_sum.gather(1, back.expand(batch, -1))
 
 
 def attend_buckets(q: Tensor, k: Tensor, v: Tensor, buckets: Buckets) -> Tensor:
