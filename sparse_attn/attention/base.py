@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from sparse_attn.attention.settings import finite_number, positive_int
 from sparse_attn.errors import ConfigError, unknown_name
-from sparse_attn.ops import Buckets, Groups, attend, over_windows
+from sparse_attn.ops import Groups, attend, over_windows
 from sparse_attn.ops.backends import check_backend, symbolic
-from sparse_attn.ops.grouping import is_symbolic
+from sparse_attn.ops.grouping import is_symbolic, varies
 from sparse_attn.ops.windows import Size
 
 KEY_NORM_EPS = 5e-5
@@ -112,6 +112,13 @@ class Attention2d(nn.Module, ABC):
             size: (H, W) of the map, or of the window, that the N tokens are the row-major pixels of.
         """
 
+    def sees_all(self, tokens: int) -> bool:
+        """Whether `group` always lets N = `tokens` tokens attend to all of them.
+
+        Asked where windows of that many tokens go into one graph for all image sizes, which takes this.
+        """
+        return False
+
     def embed_tokens(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, C, H, W) -> queries and keys (B, D, H, W), values (B, C, H, W).
 
@@ -141,10 +148,10 @@ class Attention2d(nn.Module, ABC):
             )
         queries, keys, values = self.embed_tokens(x)
         height, width = x.shape[2:]
-        symbolic_windows = self.window is not None and is_symbolic(height * width)
-        if self.window is None or symbolic_windows or self.window[0] * self.window[1] >= height * width:
+        one_graph = self.window is not None and self._is_one_graph(self.window, height * width)
+        if self.window is None or one_graph or self.window[0] * self.window[1] >= height * width:
             tokens = [rearrange(t, "b c h w -> b (h w) c") for t in (queries, keys, values)]
-            attend_tokens = self._attend_symbolic_windows if symbolic_windows else self._attend_tokens
+            attend_tokens = self._attend_symbolic_windows if one_graph else self._attend_tokens
             out = attend_tokens(tokens[0], tokens[1], tokens[2], (height, width))
             out = rearrange(out, "b (h w) c -> b c h w", h=height)
         else:
@@ -163,22 +170,26 @@ class Attention2d(nn.Module, ABC):
         groups = self.group(queries, keys, size)
         return attend(queries, keys, values, groups, backend=cast(str, self.backend))
 
-    def _attend_symbolic_windows(self, queries: Tensor, keys: Tensor, values: Tensor, size: Size) -> Tensor:
-        """`_attend_tokens` in windows, in a graph that is being exported for every size.
+    def _is_one_graph(self, window: Size, tokens: int) -> bool:
+        """Whether the windows of maps of all sizes are to be, and can be, one graph.
 
         Raises:
-            ConfigError: attention in the windows is not dense.
+            ConfigError: they are to be, as the graph is being exported, but attention in them is not dense.
         """
-        window = cast(Size, self.window)
-        groups = self.group(queries, keys, window)
-        if not (isinstance(groups, Buckets) and groups.is_dense(window[0] * window[1])):
+        if not varies(tokens):
+            return False
+        dense = self.sees_all(window[0] * window[1])
+        if not dense and is_symbolic(tokens):
             raise ConfigError(
                 f"{type(self).__name__} in windows cannot be exported for every size",
                 expected="dense attention in the windows, as of nla and local_window",
                 got=f"window={window}",
                 remedy="configure_attention(model, window=None), or export for one size",
             )
-        return symbolic.attend_windows(queries, keys, values, size, window)
+        return dense
+
+    def _attend_symbolic_windows(self, queries: Tensor, keys: Tensor, values: Tensor, size: Size) -> Tensor:
+        return symbolic.attend_windows(queries, keys, values, size, cast(Size, self.window))
 
     def extra_repr(self) -> str:
         """The settings, for `repr`."""

@@ -75,6 +75,10 @@ class LocalWindowAttention(Attention2d):
         side = math.isqrt(self.bucket_size)
         return side, side
 
+    def sees_all(self, tokens: int) -> bool:
+        """Always."""
+        return True
+
     def group(self, queries: Tensor, keys: Tensor, size: Size) -> Buckets:
         """One bucket a window."""
         return Buckets(order=None, bucket_size=size[0] * size[1])

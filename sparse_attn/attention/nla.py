@@ -52,6 +52,10 @@ class NonLocalAttention(Attention2d):
         )
         self.configure(window=window)
 
+    def sees_all(self, tokens: int) -> bool:
+        """Always."""
+        return True
+
     def group(self, queries: Tensor, keys: Tensor, size: Size) -> Buckets:
         """One bucket."""
         return Buckets(order=None, bucket_size=size[0] * size[1])

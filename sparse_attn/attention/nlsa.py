@@ -128,6 +128,10 @@ class NonLocalSparseAttention(Attention2d):
         """(B, N, D) tokens and (D, R, m // 2) rotations -> (B, R, N) hash codes."""
         return hash_codes(queries - queries.mean(1, keepdim=True) if self.center else queries, rotations)
 
+    def sees_all(self, tokens: int) -> bool:
+        """Where a chunk and its neighbours are all there is."""
+        return Buckets(None, self.bucket_size, self.neighbors, self.boundary).is_dense(tokens)
+
     def group(self, queries: Tensor, keys: Tensor, size: Size) -> Buckets:
         """Chunks of the tokens in order of their hash codes."""
         tokens = queries.shape[1]

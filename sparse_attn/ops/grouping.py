@@ -20,6 +20,15 @@ def is_symbolic(size: int) -> bool:
     return torch.compiler.is_exporting() and isinstance(size, torch.SymInt)
 
 
+def varies(size: int) -> bool:
+    """Whether a graph is being compiled or exported that is to serve many values of `size`."""
+    if not torch.compiler.is_compiling():
+        return False
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return not has_static_value(size)
+
+
 def stable_order(keys: Tensor) -> Tensor:
     """(..., N) integers -> (..., N) int64: places in order of key, where equal keys keep the order of place."""
     tokens = keys.shape[-1]

@@ -19,6 +19,7 @@ from sparse_attn.attention import (
     list_attention,
 )
 from sparse_attn.errors import ConfigError, UnknownNameError
+from sparse_attn.ops import Buckets
 from tests.attention.support import assert_close, make, outputs_and_gradients, takes
 from tests.tolerances import RELATIVE
 
@@ -52,6 +53,17 @@ def test_full_size_bucket_is_dense(
         # The floor is for gradients that are zero but for rounding: theta's, where there is one pixel.
         loose = precision == "float32" and what.startswith("grad.")
         assert_close(ours[what], value, "float32.param_grad" if loose else precision, floor=1.0)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 3), (5, 7), (9, 10)])
+def test_sees_all_is_true_of_the_groups(name: str, height: int, width: int) -> None:
+    """What goes into one graph for all sizes, as it is said to be dense, is dense."""
+    block, tokens = make(name, bucket_size=16, rounds=2), height * width
+    queries = torch.randn(1, tokens, 4)
+    groups = block.group(queries, queries, (height, width))
+    dense = isinstance(groups, Buckets) and groups.is_dense(tokens)
+    assert dense or not block.sees_all(tokens)
+    assert block.sees_all(tokens) or name not in ("nla", "local_window")
 
 
 @given(
