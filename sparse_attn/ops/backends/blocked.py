@@ -2,6 +2,9 @@
 
 Scores are computed again for the gradients, so that what a forward pass keeps is its inputs, its outputs and one
 number a query. `blocked_rounds` serves sparse buckets, `blocked_dense` dense attention.
+
+The backward pass needs the outputs only for dO . O, one number a query. It is the gradient of the logarithm L of a
+query's sum, as O is the sum of 2^(s - L) V; so it is taken in a step of its own, after which the outputs are freed.
 """
 
 from __future__ import annotations
@@ -14,13 +17,14 @@ from torch import Tensor
 
 from sparse_attn.ops.backends import blocked_dense, blocked_rounds
 from sparse_attn.ops.backends.blocked_rounds import Plan
-from sparse_attn.ops.backends.blocked_shift import Scratch, wide
+from sparse_attn.ops.backends.blocked_shift import LN_2, Scratch, wide
 from sparse_attn.ops.grouping import Buckets, Groups
 
 # PyTorch asks the processor in a private function; should it be gone, float32 is the safe answer. Asked here, as a
 # compiler could not look into it.
 _ASK: Callable[[], bool] | None = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
 _MULTIPLIES_BF16 = _ASK is not None and _ASK()
+_ROWS = 2048
 
 
 @torch.library.custom_op("sparse_attn::blocked_forward", mutates_args=())
@@ -48,24 +52,31 @@ def blocked_backward(
     k: Tensor,
     v: Tensor,
     order: Tensor | None,
-    out: Tensor,
+    mean: Tensor,
     log_sum: Tensor,
     bucket_size: int,
     neighbors: int,
     repeat: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of q, k and v."""
+    """The gradients of q, k and v, where `mean` (B, N) is dO . O."""
     with torch.autocast("cpu", enabled=False):
         if order is None:
-            return blocked_dense.backward(grad, q, k, v, out, log_sum)
+            return blocked_dense.backward(grad, q, k, v, mean, log_sum)
         plan = Plan(q.shape[1], bucket_size, neighbors, repeat)
         grads = [torch.zeros_like(x, dtype=wide(x.dtype)) for x in (q, k, v)]
         scratch = Scratch(q)
         for b in range(q.shape[0]):
             orders = order[b % order.shape[0]]
             into = [x[b] for x in grads]
-            blocked_rounds.backward(grad[b], q[b], k[b], v[b], orders, out[b], log_sum[b], plan, into, scratch)
+            blocked_rounds.backward(grad[b], q[b], k[b], v[b], orders, mean[b], log_sum[b], plan, into, scratch)
     return grads[0].to(q.dtype), grads[1].to(k.dtype), grads[2].to(v.dtype)
+
+
+@torch.library.custom_op("sparse_attn::row_dots", mutates_args=())
+def row_dots(left: Tensor, right: Tensor) -> Tensor:
+    """(B, N, C), (B, N, C) -> (B, N) dot products; in parts, as all products would be as large as the tensors."""
+    parts = zip(left.split(_ROWS, dim=1), right.split(_ROWS, dim=1), strict=True)
+    return torch.cat([(x.to(wide(x.dtype)) * y).sum(-1) for x, y in parts], dim=1)
 
 
 @blocked_forward.register_fake
@@ -78,17 +89,44 @@ def _(_grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tenso
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
+@row_dots.register_fake
+def _(left: Tensor, _: Tensor) -> Tensor:
+    return torch.empty_like(left[..., 0], dtype=wide(left.dtype))
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.bucket_size, ctx.neighbors, ctx.repeat = inputs
-    ctx.save_for_backward(*tensors, *output)
+    ctx.save_for_backward(*tensors, output[1])
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
-    grads = blocked_backward(grad.contiguous(), *ctx.saved_tensors, ctx.bucket_size, ctx.neighbors, ctx.repeat)
+def _backward(ctx: Any, grad: Tensor, grad_log_sum: Tensor) -> tuple[Tensor | None, ...]:
+    q, k, v, order, log_sum = ctx.saved_tensors
+    mean = grad_log_sum / -LN_2
+    settings = ctx.bucket_size, ctx.neighbors, ctx.repeat
+    grads = blocked_backward(grad.contiguous(), q, k, v, order, mean, log_sum, *settings)
     return *grads, None, None, None, None
 
 
+# Of the outputs, with the logarithms held fast; `_Outputs` adds what passes through these.
 blocked_forward.register_autograd(_backward, setup_context=_setup)
+
+
+class _Outputs(torch.autograd.Function):
+    """The outputs, unchanged, as what they are: a function of the logarithms too."""
+
+    @staticmethod
+    def forward(out: Tensor, _log_sum: Tensor) -> Tensor:
+        return out.view_as(out)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        (out,) = ctx.saved_tensors
+        grad = grad.contiguous()
+        return grad, row_dots(grad, out) * -LN_2
 
 
 def forward_flops(
@@ -135,5 +173,5 @@ def attend_buckets(q: Tensor, k: Tensor, v: Tensor, buckets: Buckets) -> Tensor:
         order = None
     elif order is None:
         order = torch.arange(tokens, device=q.device).expand(1, 1, tokens)
-    out, _ = blocked_forward(q, k, values, order, size, buckets.neighbors, buckets.boundary == "repeat")
-    return out.to(v.dtype)
+    out, log_sum = blocked_forward(q, k, values, order, size, buckets.neighbors, buckets.boundary == "repeat")
+    return _Outputs.apply(out, log_sum).to(v.dtype)

@@ -13,6 +13,7 @@ from sparse_attn.ops.backends.blocked_shift import (
     Scratch,
     accumulate,
     choose_shift,
+    is_small,
     log_sums,
     prepare_backward,
     wide,
@@ -65,16 +66,12 @@ def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, log_sum: Tensor
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, mean: Tensor, log_sum: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradients of q, k and v, with dS = P (dO V^T - dO . O)."""
     q = q * LOG2_E
     dq, dk, dv = (torch.zeros_like(x, dtype=log_sum.dtype) for x in (q, k, v))
-    prepared = prepare_backward(
-        grad.flatten(0, 1), out.flatten(0, 1), log_sum.flatten(), small=choose_shift(q, k)[0] is None
-    )
-    shift, factor, mean = (None if x is None else x.unflatten(0, log_sum.shape) for x in prepared)
-    assert mean is not None
+    shift, factor, means = prepare_backward(mean, log_sum, like=grad, small=is_small(q, k))
     scratch = Scratch(q)
     for images, rows in _query_tiles(len(q), q.shape[1]):
         queries, grads = q[images, rows], grad[images, rows]
@@ -83,7 +80,7 @@ def backward(
         for keys in _slices(k.shape[1], TILE[1]):
             p = scratch.product("p", queries, k[images, keys].mT, _part(shift, images, rows)).exp2_()
             accumulate(dv[images, keys], p.mT, grads, scratch)
-            ds = scratch.product("ds", grads, v[images, keys].mT, mean[images, rows]).mul_(p)
+            ds = scratch.product("ds", grads, v[images, keys].mT, means[images, rows]).mul_(p)
             accumulate(dq[images, rows], ds, k[images, keys], scratch)
             accumulate(dk[images, keys], ds.mT, queries, scratch)
     return dq.to(q.dtype), dk.mul_(LN_2).to(k.dtype), dv.to(v.dtype)

@@ -19,6 +19,7 @@ from sparse_attn.ops.backends.blocked_shift import (
     Scratch,
     accumulate,
     choose_shift,
+    is_small,
     log_sums,
     prepare_backward,
 )
@@ -177,11 +178,11 @@ def _blocks(plan: Plan, orders: Tensor, scratch: Scratch) -> Iterator[_Block]:
 
 
 def _shift(q: Tensor, k: Tensor, orders: Tensor, plan: Plan, scratch: Scratch) -> Tensor | None:
-    """m_i, (N, 1), rounded to the dtype of the queries."""
-    shift, too_small = choose_shift(q, k)
+    """m_i, (N, 1), rounded to the dtype of the queries, which are yet to be multiplied by log2(e)."""
+    shift, too_small = choose_shift(q, k, scale=LOG2_E)
     if shift is not None and too_small:
         for block in _blocks(plan, orders, scratch):
-            queries, windows = block.queries("q", q), block.windows("k", k)
+            queries, windows = block.queries("q", q).mul_(LOG2_E), block.windows("k", k)
             largest = shift.new_empty(block.chunks, plan.size, 1)
             for rows in plan.row_slices():
                 scores = scratch.product("powers", queries[:, rows], windows.mT)
@@ -194,11 +195,11 @@ def _shift(q: Tensor, k: Tensor, orders: Tensor, plan: Plan, scratch: Scratch) -
 
 def forward(q: Tensor, k: Tensor, v: Tensor, orders: Tensor, plan: Plan, out: Tensor, scratch: Scratch) -> Tensor:
     """One image: (N, D), (N, D), (N, C), (R, N); adds to `out` (N, C), and returns each query's log2-sum-exp2 (N,)."""
-    q = q * LOG2_E
     shift = _shift(q, k, orders, plan, scratch)
     total = out.new_zeros(plan.tokens, 1)
     for block in _blocks(plan, orders, scratch):
-        queries, keys, values = block.queries("q", q), block.windows("k", k), block.windows("v", v)
+        queries = block.queries("q", q).mul_(LOG2_E)
+        keys, values = block.windows("k", k), block.windows("v", v)
         shifts = None if shift is None else block.queries("shift", shift)
         for rows in plan.row_slices():
             e = block.powers(queries, keys, shifts, rows)
@@ -214,18 +215,18 @@ def backward(
     k: Tensor,
     v: Tensor,
     orders: Tensor,
-    out: Tensor,
+    mean: Tensor,
     log_sum: Tensor,
     plan: Plan,
     grads: Sequence[Tensor],
     scratch: Scratch,
 ) -> None:
-    """One image: adds the gradients of q, k and v to `grads`, with dS = P (dO V^T - dO . O)."""
-    q = q * LOG2_E
+    """One image: adds the gradients of q, k and v to `grads`, with dS = P (dO V^T - dO . O), the latter `mean` (N,)."""
     dq, dk, dv = grads
-    shift, factor, mean = prepare_backward(grad, out, log_sum, small=choose_shift(q, k)[0] is None)
+    shift, factor, dots = prepare_backward(mean, log_sum, like=grad, small=is_small(q, k, scale=LOG2_E))
     for block in _blocks(plan, orders, scratch):
-        queries, grad_out, means = (block.queries(name, x) for name, x in (("q", q), ("grad", grad), ("mean", mean)))
+        queries = block.queries("q", q).mul_(LOG2_E)
+        grad_out, means = block.queries("grad", grad), block.queries("mean", dots)
         if factor is not None:
             grad_out *= block.queries("factor", factor)
         shifts = None if shift is None else block.queries("shift", shift)

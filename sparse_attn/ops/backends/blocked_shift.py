@@ -24,7 +24,6 @@ _SMALL = {torch.bfloat16: 2.0}
 _SMALL_ELSE = 32.0
 # 2^80 times the values, summed over all keys, stays in the range of float32.
 _SAFE = 80.0
-_ROWS = 2048
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -32,13 +31,28 @@ def wide(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
 
 
-def choose_shift(q: Tensor, k: Tensor) -> tuple[Tensor | None, bool]:
-    """m_i of queries (..., N, D), to base 2: None for 0, else (..., N, 1); and whether it may be too small."""
+def _bound(q: Tensor, k: Tensor, scale: float) -> Tensor:
+    """(..., N, 1): no score of the query is larger."""
     dtype = wide(q.dtype)
-    bound = q.norm(dim=-1, keepdim=True, dtype=dtype) * k.norm(dim=-1, keepdim=True, dtype=dtype).amax(-2, True)
+    longest = k.norm(dim=-1, keepdim=True, dtype=dtype).amax(-2, True)
+    return q.norm(dim=-1, keepdim=True, dtype=dtype).mul_(longest).mul_(scale)
+
+
+def is_small(q: Tensor, k: Tensor, *, scale: float = 1.0) -> bool:
+    """Whether the powers of all scores are good without a shift; queries are yet to be multiplied by `scale`."""
+    return bool(_bound(q, k, scale).max() <= _SMALL.get(q.dtype, _SMALL_ELSE))
+
+
+def choose_shift(q: Tensor, k: Tensor, *, scale: float = 1.0) -> tuple[Tensor | None, bool]:
+    """m_i of queries (..., N, D), to base 2: None for 0, else (..., N, 1); and whether it may be too small.
+
+    Queries are yet to be multiplied by `scale`.
+    """
+    dtype = wide(q.dtype)
+    bound = _bound(q, k, scale)
     if bool(bound.max() <= _SMALL.get(q.dtype, _SMALL_ELSE)):
         return None, False
-    own = (q.to(dtype) * k.to(dtype)).sum(-1, keepdim=True)
+    own = (q.to(dtype) * k.to(dtype)).sum(-1, keepdim=True).mul_(scale)
     return own, not bool((bound - own).max() < _SAFE)
 
 
@@ -74,7 +88,7 @@ def log_sums(shift: Tensor | None, total: Tensor) -> Tensor:
 
 
 def prepare_backward(
-    grad: Tensor, out: Tensor, log_sum: Tensor, *, small: bool
+    mean: Tensor, log_sum: Tensor, *, like: Tensor, small: bool
 ) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """What to subtract from scores in the backward pass, the factor on dO to go with it, and that times dO . O.
 
@@ -83,24 +97,21 @@ def prepare_backward(
     smaller by as much.
 
     Args:
-        grad: dO, (N, C).
-        out: O, (N, C).
-        log_sum: (N,), to base 2.
-        small: whether the forward pass subtracted nothing.
+        mean: dO . O, (..., N).
+        log_sum: (..., N), to base 2.
+        like: gives the dtype.
+        small: whether no score is large, so that nothing need be subtracted.
 
     Returns:
-        Each (N, 1), in the dtype of `grad`; None subtracts nothing, and is the factor 1.
+        Each (..., N, 1); None subtracts nothing, and is the factor 1.
     """
-    exact = log_sum.unsqueeze(-1)
-    # In parts, as the products of all tokens would be as large as the values.
-    parts = zip(grad.split(_ROWS), out.split(_ROWS), strict=True)
-    mean = torch.cat([(g.to(exact.dtype) * o).sum(-1, keepdim=True) for g, o in parts])
-    shift = None if small else exact.to(grad.dtype)
+    exact, mean = log_sum.unsqueeze(-1), mean.unsqueeze(-1)
+    shift = None if small else exact.to(like.dtype)
     if shift is not None and shift.dtype == exact.dtype:
         return shift, None, mean
-    factor = (-exact if shift is None else shift.to(exact.dtype) - exact).exp2_().to(grad.dtype)
+    factor = (-exact if shift is None else shift.to(exact.dtype) - exact).exp2_().to(like.dtype)
     # By the rounded factor: the two are subtracted from each other, and should be off alike.
-    return shift, factor, mean.mul_(factor).to(grad.dtype)
+    return shift, factor, (mean * factor).to(like.dtype)
 
 
 def accumulate(total: Tensor, left: Tensor, right: Tensor, scratch: Scratch) -> None:
