@@ -32,7 +32,7 @@ lint: $(INSTALLED)
 	@$(BIN)/lint-imports --no-logo
 
 docs: $(INSTALLED)
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "site/index.html"
 
 test: lint docs

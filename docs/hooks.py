@@ -1,4 +1,4 @@
-"""MkDocs hooks: pages made from the code, tables put where their comments stand, equations as MathML.
+"""MkDocs hooks: pages and pictures made from the code, tables put where their comments stand, equations as MathML.
 
 MathML needs no script and no font from elsewhere, so the built pages work without a network.
 """
@@ -17,6 +17,7 @@ from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from viewer_pictures import viewer_pictures
 from zoo_table import zoo_section, zoo_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,8 +27,8 @@ DISPLAY = re.compile(r'<div class="arithmatex">\s*\\\[(.+?)\\\]\s*</div>', re.DO
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
-    """Adds the generated pages."""
-    generated = {
+    """Adds the generated pages and pictures."""
+    generated: dict[str, str | bytes] = {
         "reference/attentions.md": pages.attentions_page(),
         "reference/python.md": pages.python_page(),
         "reference/command.md": pages.command_page(),
@@ -36,7 +37,9 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         text = (ROOT / source).read_text(encoding="utf-8")
         for name, page in REPOSITORY_PAGES.items():
             text = text.replace(f"]({name})", f"]({page})")
+        text = text.replace("](docs/", "](")
         generated[target] = text
+    generated |= {f"assets/{name}": content for name, content in viewer_pictures().items()}
     for path, content in generated.items():
         files.append(File.generated(config, path, content=content))
     return files

@@ -1,20 +1,24 @@
-"""Every Python block of the documentation runs, page by page, as a reader would type it."""
+"""Every Python block of the documentation runs, page by page, as a reader would type it; every command is known."""
 
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.main import get_command
 
 from sparse_attn import Photo, write_image
 from sparse_attn.attention import attentions
 from sparse_attn.backbones import models
+from sparse_attn.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMANDS = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks_of(page: Path) -> list[str]:
@@ -48,3 +52,23 @@ def test_blocks_run(page: Path) -> None:
     for name, function in list(namespace.items()):
         if name.startswith("test_") and callable(function):
             function()
+
+
+def commands_of(page: Path) -> list[list[str]]:
+    """The words of each `sparse-attn` command of a page."""
+    text = "\n".join(COMMANDS.findall(page.read_text(encoding="utf-8"))).replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in text.splitlines()]
+    return [words[1:] for words in lines if words[:1] == ["sparse-attn"]]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands_of(page)], ids=lambda page: page.name)
+def test_commands_are_understood(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names, options and how many arguments there are; what they do is tested beside each command."""
+    monkeypatch.delenv("SPARSE_ATTN_DATA", raising=False)
+    for given in commands_of(page):
+        command, words = get_command(app), given
+        while words and words[0] in getattr(command, "commands", {}):
+            command, words = command.commands[words[0]], words[1:]
+        assert words == ["--help"] or not hasattr(command, "commands"), f"no such command: {given}"
+        if words != ["--help"]:
+            command.make_context("sparse-attn", list(words))

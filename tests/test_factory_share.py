@@ -10,12 +10,13 @@ import torch
 from torch import nn
 
 from sparse_attn.attention import attentions, configure_attention
-from sparse_attn.backbones import models, register_model
+from sparse_attn.backbones import EDSR, models, register_model
 from sparse_attn.errors import ConfigError, UnknownNameError, WeightsError
 from sparse_attn.factory import create_model, model_config, origin_of, save_pretrained
 from sparse_attn.surgery import insert_attention, load_checkpoint, model_edits, save_checkpoint, swap_attention
 
 SMALL = {"n_resblocks": 2, "n_feats": 8}
+HOOKED = {"edit": "insert", "after": "head", "by": "hook", "attention": "nlsa", "channels": 8, "settings": {}}
 NLSN = {**SMALL, "attention_at": [0, 2], "attention_kwargs": {"bucket_size": 9, "rounds": 2}}
 
 
@@ -375,6 +376,11 @@ def test_a_card_names_any_folder_and_follows_no_link(tmp_path):
         {"n_feats": None},
         {"n_feats": -1},
         {"n_feats": 10**6},
+        {"n_feats": 5000, "in_chans": 10**4},
+        {"scale": 8192, "n_feats": 5000},
+        {"attention_kwargs": {"embed_kernel": 99_999}},
+        {"attention_kwargs": {"embed_kernel": 2**70 + 1}},
+        {"attention_kwargs": {"rounds": 10**9}},
         {"rgb_range": "255"},
         {"scale": [2]},
         {"attention": {}},
@@ -410,24 +416,37 @@ def test_whose_fault_it_is_that_nothing_is_built(tmp_path):
         {"a": 1},
         [1],
         [{"edit": "insert"}],
-        [{"edit": "insert", "after": "head", "by": "hook", "attention": "nla", "channels": 10**9, "settings": {}}],
-        [
-            {
-                "edit": "insert",
-                "after": "head",
-                "by": "hook",
-                "attention": "nla",
-                "channels": 8,
-                "settings": {"res_scale": "a"},
-            }
-        ],
+        [{**HOOKED, "channels": 10**9}],
+        [{**HOOKED, "settings": {"res_scale": "a"}}],
         [{"edit": "swap", "at": "head", "was": {}, "attention": "nla", "channels": 8, "settings": {}}],
+        [{**HOOKED, "settings": {"embed_kernel": 99_999}}],
+        [{**HOOKED, "settings": {"rounds": 10**9}}],
     ],
 )
 def test_edits_that_fit_nothing_are_one_clear_error(tmp_path, edits):
     (tmp_path / "config.json").write_text(json.dumps({"model": "edsr_x2", "config": SMALL, "edits": edits}))
-    with pytest.raises(WeightsError, match=r"config.json (has bad edits|describes no model that can be built)"):
+    with pytest.raises(
+        WeightsError, match=r"config.json (has bad edits|describes (no model that can be built|a model that is too l))"
+    ):
         create_model(f"local-dir:{tmp_path}")
+
+
+def test_counting_the_weights_first_changes_nothing(tmp_path, monkeypatch):
+    """The random ones are those of the seed; and a builder that reads values is not counted, but built."""
+    save_pretrained(create_model("nlsn_light_x2", **NLSN), tmp_path)
+    torch.manual_seed(3)
+    wanted = create_model("nlsn_light_x2", **NLSN).state_dict()
+    torch.manual_seed(3)
+    found = create_model(f"local-dir:{tmp_path}").state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in wanted.items())
+
+    def looking(*, n_feats=8):
+        return EDSR(scale=2, n_resblocks=1, n_feats=n_feats, res_scale=torch.linspace(0.5, 1, 2)[0].item())
+
+    monkeypatch.setattr(models, "_entries", dict(models._entries))
+    register_model("looking", looking)
+    model = create_model("looking", n_feats=4)
+    assert_same(back(save_pretrained(model, tmp_path / "looking")), model)
 
 
 def test_what_save_checkpoint_noted_is_done_again(tmp_path):

@@ -152,7 +152,7 @@ def test_one_file_adds_an_attention_everywhere(extended_house: Path) -> None:
     assert "similar_length" in command.stdout, command.stderr
     tested = contract_tests(extended_house, "similar_length and full_size")
     assert tested.returncode == 0, tested.stdout
-    built = run("-m", "mkdocs", "build", "--strict", "--quiet", folder=extended_house)
+    built = run("-m", "mkdocs", "build", "--strict", folder=extended_house)
     assert built.returncode == 0, built.stderr
     page = (extended_house / "site" / "reference" / "attentions.html").read_text(encoding="utf-8")
     assert 'id="similar_length"' in page

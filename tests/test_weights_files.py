@@ -93,7 +93,9 @@ def test_what_is_ambiguous_or_no_state_dict_is_refused(tmp_path, content, messag
 def test_code_is_never_unpickled(tmp_path, capsys, zipped):
     path = tmp_path / "weights.pt"
     torch.save({"state_dict": Payload()}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(WeightsError, match="objects other than tensors, which are never unpickled") as caught:
+    with pytest.raises(
+        WeightsError, match="objects other than tensors are never unpickled: save its weights alone"
+    ) as caught:
         read_weights(path)
     assert "\n" not in str(caught.value)
     assert capsys.readouterr().out == ""

@@ -164,7 +164,7 @@ def test_the_token_is_sent_and_private_repositories_need_it(hub, shared, model):
     shared.private = True
     remedy = "got no such repository, or a private one; check the name; for a private repository pass token=, or log in"
     assert f"cannot get config.json of {NAME} on the Hub, {remedy}" in refusal(f"hf-hub:{NAME}", pretrained=True)
-    assert "got access denied (403); use a token with the right" in refusal(f"hf-hub:{NAME}", token="hf_wrong")
+    assert "got access denied (403); pass a token= that has the right" in refusal(f"hf-hub:{NAME}", token="hf_wrong")
     assert_same(create_model(f"hf-hub:{NAME}", pretrained=True, token=hub.token), model)
     assert hub.requests[-1].token == hub.token
     assert "token=True, and nobody is logged in" in refusal(f"hf-hub:{NAME}", token=True)

@@ -184,7 +184,7 @@ class Attention2d(nn.Module, ABC):
                 f"{type(self).__name__} in windows cannot be exported for every size",
                 expected="dense attention in the windows, as of nla and local_window",
                 got=f"window={window}",
-                remedy="configure_attention(model, window=None), or export for one size",
+                remedy="configure_attention(model, window=None), or for one size torch.export.export(model, (x,))",
             )
         return dense
 

@@ -56,7 +56,7 @@ class LayerCheck:
         return f"; keeps {kept} of dense attention's weight (top {self.top}: {recall}), output differs by {error}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class CheckReport:
     """What `check` found; `str()` of it is the verdict, a line for each attention.
 
@@ -76,6 +76,9 @@ class CheckReport:
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-able data."""
         return {"ok": self.ok, "layers": [{**asdict(n), "ok": n.ok} for n in self.layers], "unused": list(self.unused)}
+
+    def __repr__(self) -> str:
+        return f"CheckReport(ok={self.ok}, layers={len(self.layers)}, unused={len(self.unused)})"
 
     def __str__(self) -> str:
         lines = [str(layer) for layer in self.layers]

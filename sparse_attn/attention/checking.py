@@ -22,8 +22,10 @@ from sparse_attn.ops.backends import choose
 _TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
 
 
-def check(model: nn.Module, *inputs: Any, queries: int = 256, top: int = 16, seed: int = 0) -> CheckReport:
-    """Compares every attention of a model with its slow twin and with dense attention, on one input.
+def check(
+    model: nn.Module, *inputs: Any, queries: int = 256, top: int = 16, seed: int = 0, quiet: bool = False
+) -> CheckReport:
+    """Compares every attention of a model with its slow twin and with dense attention, on one input, and prints that.
 
     For each attention, on the input it gets within the model: what it returns equals Eq. 6 written out, query by query,
     in float64; constant values stay that constant; numbers are finite; groups are sets of pixels. And, of dense
@@ -36,6 +38,10 @@ def check(model: nn.Module, *inputs: Any, queries: int = 256, top: int = 16, see
         queries: so many pixels of each image are compared; all where there are no more.
         top: of the heaviest keys of dense attention that are looked for.
         seed: of the choice of pixels.
+        quiet: print nothing.
+
+    Returns:
+        The verdict as data; `str()` of it is what is printed, a line for each attention.
 
     Raises:
         ConfigError: no attention in the model, or none was called.
@@ -52,7 +58,10 @@ def check(model: nn.Module, *inputs: Any, queries: int = 256, top: int = 16, see
     finally:
         restore_draws(model, draws)
     names = [name for name, module in model.named_modules() if isinstance(module, Attention2d)]
-    return CheckReport(layers, tuple(name for name in names if name not in found))
+    report = CheckReport(layers, tuple(name for name in names if name not in found))
+    if not quiet:
+        print(report)  # noqa: T201 - it is a question that a person asks, so the answer is to be seen
+    return report
 
 
 def describe(block: Attention2d) -> str:

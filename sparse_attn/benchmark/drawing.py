@@ -78,6 +78,8 @@ def _svg(figure: Figure) -> str:
 
 
 def _lines(record: Record, axis: str, what: Literal["seconds", "memory"], run: Literal["forward", "both"]) -> str:
+    from matplotlib.ticker import LogLocator
+
     figure, axes = _new(7.5, 4.8)
     by_name: dict[str, list[Row]] = {}
     for row in record.rows:
@@ -89,6 +91,8 @@ def _lines(record: Record, axis: str, what: Literal["seconds", "memory"], run: L
         axes.plot(*zip(*points, strict=True), label=name, marker=_MARKERS[i % len(_MARKERS)], markersize=4)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
     ticks = sorted({getattr(row.case, axis) for row in record.rows if row.case.model is None})
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()

@@ -10,7 +10,7 @@ import typer
 from sparse_attn.backbones import SlottedNetwork
 from sparse_attn.cli import options
 from sparse_attn.errors import ConfigError
-from sparse_attn.exporting import export
+from sparse_attn.exporting import check_target, export
 from sparse_attn.factory import create_model
 
 
@@ -32,6 +32,8 @@ def command(
 
     The file is run with onnxruntime or PyTorch and compared with the model before it is kept.
     """
+    # Before weights are fetched and read.
+    check_target(out, format=format, opset=opset, verify=verify, overwrite=overwrite)
     if pretrained or checkpoint is not None:
         name, network = options.choose_model(model, scale, checkpoint=checkpoint, device="cpu")
     elif model is None:

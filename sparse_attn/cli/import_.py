@@ -10,12 +10,15 @@ from typing import Annotated, Any
 import torch
 import typer
 
+from sparse_attn.errors import ConfigError, DataError
 from sparse_attn.factory import create_model, list_models, model_config
 from sparse_attn.weights.containers import Opened, open_checkpoint
 from sparse_attn.weights.files import sha256
 from sparse_attn.weights.imported import Provenance, check_target, plain, write_imported
 from sparse_attn.weights.layouts import fit_weights
 from sparse_attn.weights.recognise import Recognised, recognise
+
+FAMILIES = {"edsr": "EDSR", "rcan": "RCAN", "nlsn": "NLSN"}
 
 
 class Dtype(StrEnum):
@@ -48,13 +51,15 @@ def command(
     (params_ema, Lightning, DataParallel). Says what it found and what it assumed; what it does not know it refuses,
     and then nothing is written. Pickles are read as data only, never run.
     """
+    if file.is_dir():
+        raise DataError(f"{file} is a folder", expected="a checkpoint file", remedy="name the file in it")
     folder = out or file.parent / file.name.removesuffix(file.suffix)
     # Of a file without an ending it would be the file itself.
     folder = file.with_name(f"{file.name}_imported") if folder == file else folder
     check_target(folder, overwrite=overwrite)
     opened = open_checkpoint(file, key=key)
     found = recognise(opened.weights, rgb_range=rgb_range, res_scale=res_scale, settings=opened.settings)
-    model = name or _nearest(found)
+    model = _nearest(found) if name is None else _checked_name(name, found)
     network = create_model(model, **found.config)
     weights = fit_weights(network, found.weights, str(file))
     network.load_state_dict(weights)
@@ -78,6 +83,21 @@ def command(
     typer.echo(_use(folder, model, found.config))
 
 
+def _checked_name(name: str, found: Recognised) -> str:
+    """The name, if its model is a network of the same kind and scale, to which depth and width may be given."""
+    nearest = _nearest(found)
+    own, usual = model_config(name), model_config(nearest)
+    # Of a scale that no registered model has, any will do.
+    rescaled = own.get("scale") != found.config["scale"] == usual["scale"]
+    if rescaled or any(bool(own.get(field)) != bool(usual.get(field)) for field in ("n_resgroups", "attention")):
+        raise ConfigError(
+            f"{name} is another network than that of the file",
+            expected=f"a name for {FAMILIES[found.family]} x{found.config['scale']}, such as {nearest}",
+            remedy="drop --name",
+        )
+    return name
+
+
 def _nearest(found: Recognised) -> str:
     """The registered model of this family whose configuration differs least."""
     names = list_models(f"{found.family}_*")
@@ -95,9 +115,8 @@ def _differences(model: str, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layout(found: Recognised, opened: Opened) -> str:
-    names = {"edsr": "EDSR", "rcan": "RCAN", "nlsn": "NLSN"}
     where = f", under {' / '.join(opened.where)}" if opened.where else ""
-    return f"{found.layout} {names[found.family]}{where}"
+    return f"{found.layout} {FAMILIES[found.family]}{where}"
 
 
 def _shape(config: dict[str, Any]) -> str:

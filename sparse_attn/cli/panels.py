@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
-_SIDE, _GAP, _LABEL = 512, 12, 40
+_SIDE, _GAP = 512, 12
+# Of the width of a panel: sheets are shown at all sizes, and a label should be as legible on each.
+_FONT, _LABEL = 36 / _SIDE, 60 / _SIDE
 _ZOOM = 5
 _PAPER, _INK, _FRAME = (255, 255, 255), (24, 24, 24), (80, 208, 255)
 
@@ -42,21 +44,22 @@ def side_by_side(panels: list[Panel]) -> Pixels:
     zoomed = detail * _ZOOM
     cell = max(shown[0], zoomed)
     top, left = most_gained(*(panel.pixels for panel in panels[-3:]), side=detail)
-    size = (len(panels) * (cell + _GAP) + _GAP, _LABEL + shown[1] + _GAP + zoomed + _GAP)
+    label = round(cell * _LABEL)
+    size = (len(panels) * (cell + _GAP) + _GAP, label + shown[1] + _GAP + zoomed + _GAP)
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(20)
+    font = ImageFont.load_default(cell * _FONT)
     for i, panel in enumerate(panels):
         x = _GAP + i * (cell + _GAP)
         middle = x + cell // 2
-        draw.text((middle, _LABEL // 2), panel.label, fill=_INK, font=font, anchor="mm")
+        draw.text((middle, label // 2), panel.label, fill=_INK, font=font, anchor="mm")
         picture = Image.fromarray(panel.pixels).convert("RGB")
-        corner = (middle - shown[0] // 2, _LABEL)
+        corner = (middle - shown[0] // 2, label)
         sheet.paste(picture.resize(shown, Image.Resampling.LANCZOS), corner)
         box = [corner[0] + left * shrink, corner[1] + top * shrink]
         draw.rectangle([*box, box[0] + detail * shrink, box[1] + detail * shrink], outline=_FRAME, width=2)
         crop = picture.crop((left, top, left + detail, top + detail))
-        place = (middle - zoomed // 2, _LABEL + shown[1] + _GAP)
+        place = (middle - zoomed // 2, label + shown[1] + _GAP)
         sheet.paste(crop.resize((zoomed, zoomed), Image.Resampling.NEAREST), place)
         draw.rectangle([*place, place[0] + zoomed - 1, place[1] + zoomed - 1], outline=_FRAME, width=2)
     return np.asarray(sheet)

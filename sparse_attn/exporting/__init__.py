@@ -1,5 +1,5 @@
 """Models as files that run without this package: ONNX, torch.export and AOTInductor, for every image size."""
 
-from sparse_attn.exporting.exporter import ExportReport, export
+from sparse_attn.exporting.exporter import ExportReport, check_target, export
 
-__all__ = ["ExportReport", "export"]
+__all__ = ["ExportReport", "check_target", "export"]

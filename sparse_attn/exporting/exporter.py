@@ -100,14 +100,8 @@ def export(
             every size, or a file that gives something else than the model.
         DataError: the file cannot be written.
     """
-    if format not in FORMATS:
-        raise unknown_name("format", format, FORMATS)
-    chosen, path = FORMATS[format], Path(path)
-    _check_path(path, chosen, format, overwrite=overwrite)
-    if opset is not None and format != "onnx":
-        raise ConfigError("opset is for ONNX only", got=f"format={format!r}")
-    chosen.check(verify)
-    check_opset(opset)
+    path = Path(path)
+    chosen = check_target(path, format=format, opset=opset, verify=verify, overwrite=overwrite)
     channels = _check_example(example)
     network = _prepare(model, keep_device=format == "aoti")
     try:
@@ -120,8 +114,28 @@ def export(
                 report = _verify(report, network, chosen, file, channels=channels, tolerance=tolerance)
             os.replace(file, path)
     except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror or error}") from error
+        raise DataError(
+            f"cannot write {path}: {error.strerror or error}", remedy="choose another place with --out (path)"
+        ) from error
     return report
+
+
+def check_target(path: Path, *, format: str, opset: int | None, verify: bool, overwrite: bool) -> Format:  # noqa: A002
+    """What can be said of an export before there is a model; the arguments are those of `export`.
+
+    Raises:
+        UnknownNameError: no such format.
+        ConfigError: a bad argument, a file that exists, or something not installed.
+    """
+    if format not in FORMATS:
+        raise unknown_name("format", format, FORMATS)
+    chosen = FORMATS[format]
+    _check_path(path, chosen, format, overwrite=overwrite)
+    if opset is not None and format != "onnx":
+        raise ConfigError("opset is for ONNX only", got=f"format={format!r}", remedy="drop opset, or export as onnx")
+    chosen.check(verify)
+    check_opset(opset)
+    return chosen
 
 
 def _check_path(path: Path, chosen: Format, name: str, *, overwrite: bool) -> None:
@@ -130,7 +144,7 @@ def _check_path(path: Path, chosen: Format, name: str, *, overwrite: bool) -> No
     if not path.parent.is_dir():
         raise ConfigError(f"cannot write {path}: there is no folder {path.parent}", remedy="create it first")
     if path.is_dir():
-        raise ConfigError(f"cannot write {path}: it is a folder")
+        raise ConfigError(f"cannot write {path}: it is a folder", remedy="name a file in it")
     if path.exists() and not overwrite:
         raise ConfigError(f"cannot write {path}: it exists", remedy="pass --overwrite (overwrite=True)")
 

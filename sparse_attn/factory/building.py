@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,8 +14,8 @@ from sparse_attn.factory.source import Source
 from sparse_attn.surgery import apply_edits
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-# Far beyond any network that is of use, and short of what would stop the machine.
-LARGEST, MOST_WEIGHTS = 10_000, 2_000_000_000
+# Ten times any network that is of use, and short of what would stop the machine: 2 GB of weights in float32.
+LARGEST, MOST_WEIGHTS = 10_000, 500_000_000
 COUNTS = ("scale", "n_resblocks", "n_resgroups", "n_feats", "in_chans")
 
 
@@ -40,12 +40,27 @@ def build(source: Source, config: Mapping[str, Any], place: torch.device) -> nn.
     """
     if source.file is not None:
         _refuse_absurd(source, config)
+        _refuse_too_large(source, config)
     # Initial weights are drawn on the CPU, so that a seed gives the same ones for every device.
     with torch.device("meta" if place.type == "meta" else "cpu"):
         model = source.entry.build(**config)
         if source.edits:
             apply_edits(model, source.edits)
     return model
+
+
+def unallocated(make: Callable[[], nn.Module]) -> nn.Module | None:
+    """A model on the meta device, without memory or random numbers; None if its builder looks at values of tensors.
+
+    A registered builder may, as by `linspace(...)[i].item()`; none of this package's does.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            return make()
+    except RuntimeError as error:
+        if "meta tensor" not in str(error):
+            raise
+        return None
 
 
 def move(model: nn.Module, place: torch.device, dtype: torch.dtype | None) -> None:
@@ -99,24 +114,44 @@ def check_dtype(dtype: torch.dtype | None) -> None:
 
 
 def _refuse_absurd(source: Source, config: Mapping[str, Any]) -> None:
-    """Sizes at which building would not end, or would take all memory."""
-    sizes = {key: config[key] for key in COUNTS if isinstance(config.get(key), int)}
-    sizes |= {f"channels of edit {i}": edit.get("channels") for i, edit in enumerate(source.edits)}
-    for key, value in sizes.items():
-        if isinstance(value, int) and value > LARGEST:
+    """Counts with which building, or running what was built, would not end."""
+    sizes = {key: config.get(key) for key in COUNTS}
+    attentions = {"attention_kwargs": config.get("attention_kwargs")}
+    for i, edit in enumerate(source.edits):
+        sizes[f"channels of edit {i}"] = edit.get("channels")
+        attentions[f"settings of edit {i}"] = edit.get("settings")
+    for where, settings in attentions.items():
+        if isinstance(settings, Mapping):
+            sizes[f"rounds in {where}"] = settings.get("rounds")
+    counts = {key: value for key, value in sizes.items() if isinstance(value, int)}
+    counts["n_resgroups times n_resblocks"] = counts.get("n_resblocks", 1) * counts.get("n_resgroups", 1)
+    for key, value in counts.items():
+        if value > LARGEST:
             raise WeightsError(
                 f"{source.file} describes no model that can be built",
                 expected=f"{key} of at most {LARGEST}",
                 got=value,
                 remedy="get it again, or tell whoever wrote it",
             )
-    blocks = sizes.get("n_resblocks", 1) * sizes.get("n_resgroups", 1)
-    # Two convolutions of 3x3 in each block.
-    weights = 18 * blocks * sizes.get("n_feats", 1) ** 2
-    if blocks > LARGEST or weights > MOST_WEIGHTS:
+
+
+def _refuse_too_large(source: Source, config: Mapping[str, Any]) -> None:
+    """More weights than fit, whichever of the sizes makes them: counted on a model that has no memory."""
+
+    def make() -> nn.Module:
+        made = source.entry.build(**config)
+        if source.edits:
+            apply_edits(made, source.edits)
+        return made
+
+    model = unallocated(make)
+    if model is None:
+        return
+    weights = sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+    if weights > MOST_WEIGHTS:
         raise WeightsError(
             f"{source.file} describes a model that is too large",
-            expected=f"at most {LARGEST} blocks and {MOST_WEIGHTS} weights in them",
-            got=f"{blocks} and {weights}",
+            expected=f"at most {MOST_WEIGHTS} weights",
+            got=weights,
             remedy="get it again, or tell whoever wrote it",
         )

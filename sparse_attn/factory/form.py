@@ -12,6 +12,7 @@ from torch import nn
 from sparse_attn.attention import Attention2d, attentions
 from sparse_attn.backbones import models
 from sparse_attn.errors import ConfigError
+from sparse_attn.factory.building import unallocated
 from sparse_attn.factory.origin import Origin, copied
 from sparse_attn.surgery import apply_edits, model_edits
 from sparse_attn.surgery.record import current_settings, edit_of
@@ -59,10 +60,12 @@ def _plain(origin: Origin) -> dict[str, Any]:
 
 def _rebuilt(model: nn.Module, name: str, config: Mapping[str, Any], edits: Sequence[Mapping[str, Any]]) -> nn.Module:
     """A model of this configuration with these edits; the same one, as far as it can be told without its weights."""
-    # Edits carry weights over, so they want memory, and they draw random ones, which is nothing to the caller.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu" if edits else "meta"):
-        built = models.get(name).build(**config)
-        if edits:
+    # Edits carry weights over, so they want memory.
+    built = None if edits else unallocated(lambda: models.get(name).build(**config))
+    if built is None:
+        # It draws random weights, which is nothing to the caller.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+            built = models.get(name).build(**config)
             apply_edits(built, edits)
     ours, theirs = (_signature(module) for module in (model, built))
     differing = sorted(key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key))

@@ -90,6 +90,8 @@ def _from_folder(name: str, folder: Path, remedy: str | None, *, pretrained: boo
 
 def _recorded(folder: Path) -> dict[str, Any]:
     """The `config.json` of a folder, checked to be this package's."""
+    if not folder.is_dir():
+        raise WeightsError(f"there is no folder {folder}", expected="a model folder", remedy="check the path")
     recorded = read_config(folder)
     if not isinstance(recorded.get("model"), str) or not isinstance(recorded.get("config"), dict):
         raise WeightsError(

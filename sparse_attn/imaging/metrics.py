@@ -25,6 +25,8 @@ _Level = TypeVar("_Level", bound=np.generic)
 def psnr(a: NDArray[np.generic], b: NDArray[np.generic], *, border: int = 0) -> float:
     """Peak signal-to-noise ratio in dB, of all channels together; infinite for identical images.
 
+    10 log10(255^2 / MSE), where MSE is the mean over all values.
+
     Args:
         a: (H, W) or (H, W, 3), values in [0, 255].
         b: the same shape.
@@ -40,6 +42,10 @@ def psnr(a: NDArray[np.generic], b: NDArray[np.generic], *, border: int = 0) -> 
 
 def ssim(a: NDArray[np.generic], b: NDArray[np.generic], *, border: int = 0) -> float:
     """Structural similarity, at most 1; the mean of the channels' values.
+
+    Wang, Bovik, Sheikh, Simoncelli, "Image quality assessment: from error visibility to structural similarity", IEEE
+    Transactions on Image Processing 13(4), 2004: an 11x11 Gaussian window of standard deviation 1.5, placed only where
+    it fits, K1 = 0.01, K2 = 0.03.
 
     Args:
         a: (H, W) or (H, W, 3), values in [0, 255], at least 11x11 inside the border.

@@ -33,12 +33,12 @@ class Upscaler:
     `Upscaler(torch.compile(model, mode="reduce-overhead", dynamic=False), tile=192)` replays it as a CUDA graph.
 
     Automatic tile size: the bytes of all live tensors are counted in two forward passes, on 24x24 and on 48x48 pixels
-    of noise, and give the peak as b*N + c*N^2 for N LR pixels; a picture is cut into the largest tiles whose peak,
+    of noise, and give the peak as `b N + c N²` for N LR pixels; a picture is cut into the largest tiles whose peak,
     times 1.5 for what is not counted, fits `memory_limit`. The picture and its enlargement themselves, at 4 bytes a
     value, come on top.
 
     Args:
-        model: takes (B, C, H, W) to (B, C, s*H, s*W) and has an integer attribute `scale`; its `rgb_range` (the value
+        model: takes (B, C, H, W) to `(B, C, sH, sW)` and has an integer attribute `scale`; its `rgb_range` (the value
             of white) and `in_chans` are respected, 1.0 and 3 where it has none.
         tile: side of a tile in LR pixels; 0 never cuts; None cuts only as `memory_limit` demands.
         overlap: LR pixels shared by neighbouring tiles.
@@ -109,7 +109,7 @@ class Upscaler:
 
         Returns:
             A Photo, rounded, grey where `image` is, its alpha enlarged by bicubic, its profile kept; or a
-            (B, C, s*H, s*W) tensor of `image`'s dtype and device, neither clipped nor rounded.
+            `(B, C, sH, sW)` tensor of `image`'s dtype and device, neither clipped nor rounded.
 
         Raises:
             ConfigError: a tensor of another shape or dtype, a model whose output is not `scale` times its input, or

@@ -162,7 +162,7 @@ def _lasting(edits: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         loose = {"zero_init", *attention_settings(edit["attention"])}
         known = {name: value for name, value in arguments_of(edit["attention"]).items() if name not in loose}
         settings = {name: value for name, value in edit["settings"].items() if name not in loose}
-        place = {key: value for key, value in edit.items() if key not in ("settings", "was")}
+        place = {key: value for key, value in edit.items() if key not in ("settings", "was", "dtype")}
         lasting.append({**place, "settings": {**known, **settings}})
     return lasting
 

@@ -10,6 +10,34 @@ from sparse_attn.attention.health import Health
 from sparse_attn.surgery.distill import Distillation
 
 _SHORT = {"bucket_size": "k", "rounds": "R"}
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a sparse attention is to keep of the dense one; one of both at least is given.
+
+    Args:
+        mass: the share of its weight.
+        error: how far its output may be off.
+    """
+
+    mass: float | None
+    error: float | None
+
+    def reached_by(self, health: Health) -> bool:
+        """Whether it is kept, rounding aside."""
+        heavy = self.mass is None or health.mass_kept >= self.mass - _ROUNDING
+        return heavy and (self.error is None or health.output_error <= self.error + _ROUNDING)
+
+    def missed_by(self, health: Health) -> float:
+        """Of two that do not keep it, the smaller is the nearer."""
+        return -health.mass_kept if self.error is None else health.output_error
+
+    def __str__(self) -> str:
+        parts = [] if self.mass is None else [f"keeps {percent(self.mass)} of the weight"]
+        parts += [] if self.error is None else [f"is off by {percent(self.error)} or less"]
+        return f"{' and '.join(parts)}; * {'keeps the most' if self.error is None else 'is off the least'}"
 
 
 @dataclass(frozen=True)
@@ -35,7 +63,7 @@ class LayerConversion:
         tokens: N of the maps it was measured on, mean: the keys that dense attention compares with.
         trials: in the order they were measured.
         chosen: the setting it has now.
-        enough: whether the chosen setting keeps the weight that was asked for.
+        enough: whether the chosen setting keeps what was asked for.
         distillation: what training it did, if it was trained.
     """
 
@@ -76,7 +104,7 @@ class ConversionReport:
     Args:
         to: the registered name of the new attention.
         layers: in module order.
-        target_mass: the share of weight that a setting was to keep.
+        goal: what a setting was to keep.
         top: how many of the heaviest keys the recall is about.
         output_error: ||after - before|| / ||before|| of the model's output on the calibration images; None where the
             model does not return a tensor.
@@ -84,7 +112,7 @@ class ConversionReport:
 
     to: str
     layers: tuple[LayerConversion, ...]
-    target_mass: float
+    goal: Goal
     top: int
     output_error: float | None
 
@@ -98,9 +126,9 @@ class ConversionReport:
             parts.append(f"{layer.name}: {layer.was} -> {self.to}, {layer.tokens:.0f} tokens")
             parts.append(layer.table(self.top))
             if not layer.enough and len(layer.trials) > 1:
-                parts.append(f"   no sparser setting keeps {percent(self.target_mass)} of the weight; * keeps the most")
-            if layer.chosen.health.keys_met > layer.tokens:
-                parts.append("   this compares more keys than dense attention does")
+                parts.append(f"   no sparser setting {self.goal}")
+            if layer.chosen.health.keys_met >= layer.tokens:
+                parts.append("   this compares as many keys as dense attention does, or more")
             if layer.distillation is not None:
                 parts.append(f"   {_told(layer.distillation)}")
         if self.output_error is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,13 +14,14 @@ from sparse_attn.attention import Probe, probe
 from sparse_attn.attention.nla import NonLocalAttention
 from sparse_attn.attention.settings import finite_number, positive_int
 from sparse_attn.errors import ConfigError
-from sparse_attn.surgery.conversion_report import ConversionReport
+from sparse_attn.surgery.conversion_report import ConversionReport, Goal
 from sparse_attn.surgery.names import Where, choose, names_of
 from sparse_attn.surgery.record import refuse_wrapped
 from sparse_attn.surgery.trials import Candidate, make_grid
 from sparse_attn.surgery.watching import undisturbed
 
 Inputs = Tensor | tuple[Any, ...]
+TARGET_MASS = 0.9
 
 
 def convert_attention(
@@ -31,7 +32,8 @@ def convert_attention(
     where: Where = "*",
     bucket_size: int | Sequence[int] | None = None,
     rounds: int | Sequence[int] | None = None,
-    target_mass: float = 0.9,
+    target_mass: float | None = None,
+    max_error: float | None = None,
     queries: int = 256,
     top: int = 16,
     distill: int = 0,
@@ -42,9 +44,11 @@ def convert_attention(
     """Makes the dense attentions (`nla`) of a trained network sparse, in place, with the weights they have.
 
     On calibration images, every combination of `bucket_size` and `rounds` is compared with the dense attention, layer
-    by layer, each on what the dense network gives it. Of the settings that keep `target_mass` of its weight the one
-    that compares the fewest keys is taken, each layer its own; if none does, the one that keeps the most without
-    comparing more keys than dense attention. A single `bucket_size` and `rounds` are taken as they are.
+    by layer, each on what the dense network gives it. Of the settings that keep `target_mass` of its weight, or whose
+    output is off by no more than `max_error`, the one that compares the fewest keys is taken, each layer its own; if
+    none does, the one that comes nearest while it compares fewer keys than dense attention. A single `bucket_size` and
+    `rounds` are taken as they are. Dense and sparse attention are Eq. 6 of Mei, Fan, Zhou (CVPR 2021) with all tokens,
+    and with those of a hash bucket, in Omega; so the weights mean the same in both.
 
     Args:
         model: the network; convert before compiling or wrapping it and before making its optimizer. Its mode, buffers
@@ -55,7 +59,10 @@ def convert_attention(
         where: which of the dense attentions, as for `swap_attention`.
         bucket_size: k, one or several to compare; by default 64, 144 and 256.
         rounds: R, likewise; by default 1, 2, 4 and 8.
-        target_mass: the share of dense attention's weight to keep, 0 < target_mass <= 1.
+        target_mass: the share of dense attention's weight to keep, 0 < target_mass <= 1; 0.9 where neither this nor
+            `max_error` is given. Where attention is spread over many alike pixels, ask for `max_error` instead.
+        max_error: how far the attention's output may be from that of the dense one, ||sparse - dense|| / ||dense||
+            before the residual; with `target_mass` both are asked for.
         queries: so many pixels of each image are compared.
         top: how many of the heaviest keys the recall is about.
         distill: steps of Adam by which each converted attention, and nothing else, then learns to give what the dense
@@ -74,25 +81,14 @@ def convert_attention(
     """
     refuse_wrapped(model)
     grid = make_grid(to, {"bucket_size": bucket_size, "rounds": rounds})
-    if not 0 < finite_number("target_mass")(target_mass) <= 1:
-        raise ConfigError("bad target_mass", expected="a share, above 0 and up to 1", got=target_mass)
+    goal = _goal(target_mass, max_error)
     if isinstance(distill, bool) or not isinstance(distill, int) or distill < 0:
         raise ConfigError("bad distill", expected="a number of steps, 0 or more", got=repr(distill))
     if not finite_number("lr")(lr) > 0:
         raise ConfigError("bad lr", expected="a positive number", got=lr)
     for name, value in {"queries": queries, "top": top}.items():
         positive_int(name)(value)
-    images = [calibrate] if isinstance(calibrate, Tensor) else list(calibrate)
-    for image in images:
-        if not isinstance(image, Tensor | tuple):
-            raise ConfigError(
-                "bad calibrate",
-                expected="images (B, C, H, W), or tuples of the model's inputs",
-                got=type(image).__name__,
-                remedy="of a loader that gives [image, label], pass [image for image, _ in loader]",
-            )
-    if not images:
-        raise ConfigError("no image to calibrate with", remedy="pass some that the network is for")
+    images = _images(calibrate)
     with torch.random.fork_rng(devices=[]):
         layers = [
             Candidate(old, names, to, settings, seed=seed + index)
@@ -105,14 +101,40 @@ def convert_attention(
             before.append(output)
             for layer in layers:
                 layer.measure(found, grid, queries=queries, top=top, seed=seed)
-        reports = [layer.decide(grid, target_mass) for layer in layers]
+        reports = [layer.decide(grid, goal) for layer in layers]
         if distill:
             reports = [
                 replace(report, distillation=layer.distilled(steps=distill, lr=lr, seed=seed))
                 for layer, report in zip(layers, reports, strict=True)
             ]
     error = _exchange_all(model, layers, images, before)
-    return ConversionReport(to, tuple(reports), target_mass, top, error)
+    return ConversionReport(to, tuple(reports), goal, top, error)
+
+
+def _goal(target_mass: float | None, max_error: float | None) -> Goal:
+    if target_mass is None and max_error is None:
+        target_mass = TARGET_MASS
+    if target_mass is not None and not 0 < finite_number("target_mass")(target_mass) <= 1:
+        raise ConfigError("bad target_mass", expected="a share, above 0 and up to 1", got=target_mass)
+    if max_error is not None and not finite_number("max_error")(max_error) > 0:
+        raise ConfigError("bad max_error", expected="a relative error above 0, such as 0.1", got=max_error)
+    return Goal(target_mass, max_error)
+
+
+def _images(calibrate: Tensor | Iterable[Inputs]) -> list[Inputs]:
+    several = isinstance(calibrate, Iterable) and not isinstance(calibrate, Tensor)
+    images: list[Any] = list(calibrate) if several else [calibrate]
+    for image in images:
+        if not isinstance(image, Tensor | tuple):
+            raise ConfigError(
+                "bad calibrate",
+                expected="images (B, C, H, W), or tuples of the model's inputs",
+                got=type(image).__name__,
+                remedy="of a loader that gives [image, label], pass [image for image, _ in loader]",
+            )
+    if not images:
+        raise ConfigError("no image to calibrate with", remedy="pass some that the network is for")
+    return images
 
 
 def _dense(model: nn.Module, where: Where) -> dict[NonLocalAttention, list[str]]:

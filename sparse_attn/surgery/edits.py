@@ -6,13 +6,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from sparse_attn.attention import Attention2d, attentions
 from sparse_attn.errors import ConfigError
 from sparse_attn.surgery.channels import Seen, certain
 from sparse_attn.surgery.foreign import is_foreign
-from sparse_attn.surgery.insert import build_like, check_hosts
+from sparse_attn.surgery.insert import build_like, check_hosts, like_around
 from sparse_attn.surgery.names import names_of
 from sparse_attn.surgery.record import (
     CHILD,
@@ -39,6 +40,8 @@ KEYS = {
     "swap": {"edit", "at", "was", "attention", "channels", "settings"},
 }
 
+DTYPES = {name: getattr(torch, name) for name in ("float64", "float32", "bfloat16", "float16")}
+
 
 def model_edits(model: nn.Module) -> list[dict[str, Any]]:
     """What `insert_attention` and `swap_attention` have done to a network, as JSON can hold it.
@@ -52,7 +55,8 @@ def model_edits(model: nn.Module) -> list[dict[str, Any]]:
     Returns:
         In the order of the modules, of an inserted attention `{"edit": "insert", "after", "by", "attention",
         "channels", "settings"}`, of an exchanged one `{"edit": "swap", "at", "was", "attention", "channels",
-        "settings"}`.
+        "settings"}`. In a network of several dtypes an inserted one has `"dtype"` as well, if it is not the dtype of
+        the weights of the module that it follows.
 
     Raises:
         ConfigError: an attention is not where it was inserted, is no longer run there, or its class is not registered.
@@ -130,11 +134,19 @@ def _describe(model: nn.Module, name: str, module: Attention2d, edit: Edit) -> d
     settings = _without_backend(jsonable(current_settings(module)))
     what = {"attention": attention, "channels": module.channels, "settings": settings}
     if edit.kind == "insert":
-        return {"edit": "insert", "after": parent, "by": edit.by, **what}
+        return {"edit": "insert", "after": parent, "by": edit.by, **what, **_own_dtype(model, module, parent)}
     was = dict(edit.was or {})
     if "settings" in was:
         was["settings"] = _without_backend(was["settings"])
     return {"edit": "swap", "at": name, "was": was, **what}
+
+
+def _own_dtype(model: nn.Module, attention: Attention2d, after: str) -> dict[str, str]:
+    """The dtype of an inserted attention if nothing around it says so: a norm may have wider weights than its maps."""
+    dtype = attention.value.weight.dtype
+    if dtype == like_around(model, model.get_submodule(after)).dtype:
+        return {}
+    return {"dtype": str(dtype).removeprefix("torch.")}
 
 
 def _without_backend(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,17 +162,19 @@ def checked_edit(edit: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     kind = edit.get("edit") if isinstance(edit, Mapping) else None
     fields = KEYS.get(str(kind))
+    optional = {"dtype"} if kind == "insert" else set()
     good = (
         fields is not None
-        and set(edit) == fields
+        and fields <= set(edit) <= fields | optional
         and isinstance(edit["settings"], Mapping)
         and type(edit["channels"]) is int
         and edit.get("by", HOOK) in (HOOK, IN_ROW)
         and isinstance(edit.get("was", {}), Mapping)
+        and edit.get("dtype", "float32") in tuple(DTYPES)
     )
     if not good:
         raise ConfigError("not an edit", expected="what model_edits returns", got=repr(edit))
-    attentions.get(edit["attention"])
+    attentions.get(str(edit["attention"]))
     return edit
 
 
@@ -181,7 +195,8 @@ def _insertion(model: nn.Module, host: nn.Module, edit: Mapping[str, Any]) -> tu
             f"the edits do not fit: {edit['after']} runs no children", got=type(host).__name__, remedy=_SAME_NETWORK
         )
     built = {**arguments_of(edit["attention"]), **edit["settings"]}
-    module = build_like(model, host, edit["attention"], Seen(edit["channels"]), built)
+    dtype = DTYPES[edit["dtype"]] if "dtype" in edit else None
+    module = build_like(model, host, edit["attention"], Seen(edit["channels"], dtype=dtype), built)
     record = Edit("insert", jsonable(built), by=edit["by"])
     return lambda: place(host, module, record), lambda: take_out(host)
 

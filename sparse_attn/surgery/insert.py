@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from sparse_attn.attention import Attention2d, create_attention
 from sparse_attn.errors import ConfigError
 from sparse_attn.surgery.channels import Seen, certain, trace
 from sparse_attn.surgery.names import Where, choose, names_of, outside_attention
-from sparse_attn.surgery.record import CHILD, Edit, arguments_of, jsonable, place, refuse_wrapped
+from sparse_attn.surgery.record import CHILD, Edit, arguments_of, edit_of, jsonable, place, refuse_wrapped
 from sparse_attn.surgery.watching import DoesNotRunError, Sample
 
 
@@ -79,7 +79,7 @@ def insert_attention(
             after the other; a bad setting. Then nothing has changed.
         UnknownNameError: no such attention, or no such setting of it.
 
-    Example:
+    Examples:
         >>> from torchvision.models import resnet18
         >>> model = resnet18()
         >>> [done.name for done in insert_attention(model, "layer3.*", "nlsa", rounds=2)]
@@ -123,8 +123,7 @@ def build_like(
     model: nn.Module, host: nn.Module, attention: str, seen: Seen, settings: Mapping[str, Any]
 ) -> Attention2d:
     """An attention on the device, in the dtype and in the mode of the module it will follow."""
-    like = _floating(host) if _floating(host) is not None else _floating(model)
-    like = torch.empty(0) if like is None else like
+    like = like_around(model, host)
     # Initial weights are drawn on the CPU, so that a seed gives the same ones for every device.
     with torch.device("cpu"):
         module = create_attention(attention, seen.channels, **settings)
@@ -137,8 +136,23 @@ def _dtypes(model: nn.Module) -> set[torch.dtype]:
     return {p.dtype for p in model.parameters() if p.is_floating_point()}
 
 
+def like_around(model: nn.Module, host: nn.Module) -> torch.Tensor:
+    """A weight whose device and dtype are those around `host`: one of its own, else the model's first."""
+    near = _floating(host)
+    near = _floating(model) if near is None else near
+    return torch.empty(0) if near is None else near
+
+
 def _floating(module: nn.Module) -> torch.Tensor | None:
-    tensors: Iterable[torch.Tensor] = [*module.parameters(), *module.buffers()]
+    """The first weight that an inserted attention does not have."""
+    inserted: set[nn.Module] = set()
+    for part in module.modules():
+        edit = edit_of(part)
+        if edit is not None and edit.kind == "insert":
+            inserted.update(part.modules())
+    own = [part for part in module.modules() if part not in inserted]
+    tensors: list[torch.Tensor] = [p for part in own for p in part.parameters(recurse=False)]
+    tensors += [b for part in own for b in part.buffers(recurse=False)]
     return next((tensor for tensor in tensors if tensor.is_floating_point()), None)
 
 

@@ -143,8 +143,13 @@ def refuse_wrapped(model: nn.Module) -> None:
     """Edits change a network's modules, which compiled and distributed wrappers have already looked at.
 
     Raises:
-        ConfigError: `model` or a module in it is such a wrapper, was compiled in place, or is TorchScript.
+        ConfigError: `model` or a module in it is such a wrapper, was compiled in place, or is TorchScript; or it is no
+            module at all.
     """
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            "not a network", expected="a torch.nn.Module", got=repr(model), remedy="build the model first"
+        )
     for name, module in model.named_modules():
         which = name or "the model"
         if bare(module) is not module:
@@ -161,10 +166,12 @@ _EDIT_FIRST = "edit the network first, then compile or wrap it"
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The network within `torch.compile`, `DataParallel`, `AveragedModel` and their like."""
+    """The network within `torch.compile`, `DataParallel`, `AveragedModel`, timm's `ModelEmaV3` and their like."""
     while True:
         children = dict(model.named_children())
-        if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel | AveragedModel):
+        # By name, for timm is not to be imported.
+        averaged = isinstance(model, AveragedModel) or type(model).__module__ == "timm.utils.model_ema"
+        if averaged or isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
             model = children["module"]
         elif list(children) == ["_orig_mod"]:
             model = children["_orig_mod"]

@@ -87,7 +87,7 @@ def timm_attn(attention: str = "nlsa", *, zero_init: bool = True, **settings: An
     Raises:
         UnknownNameError: no such attention, or no such setting of it.
 
-    Example:
+    Examples:
         >>> import timm
         >>> layer = timm_attn("nlsa", rounds=2)
         >>> model = timm.create_model("resnet18", block_args=dict(attn_layer=layer))

@@ -16,7 +16,7 @@ from sparse_attn.attention.checking import describe
 from sparse_attn.attention.health import Health, health
 from sparse_attn.attention.nla import NonLocalAttention
 from sparse_attn.errors import ConfigError, unknown_name
-from sparse_attn.surgery.conversion_report import LayerConversion, Trial
+from sparse_attn.surgery.conversion_report import Goal, LayerConversion, Trial
 from sparse_attn.surgery.distill import Distillation, imitate
 from sparse_attn.surgery.record import arguments_of
 from sparse_attn.surgery.swap import Exchange
@@ -88,6 +88,12 @@ class Candidate:
         if self.name not in found:
             raise ConfigError(f"{self.name} was not called on the calibration images", got=", ".join(found))
         dense = found[self.name]
+        if not all(bool(maps.isfinite().all()) for maps in (dense.queries, dense.keys, dense.values)):
+            raise ConfigError(
+                f"{self.name} has numbers that are not finite on the calibration images",
+                expected="finite queries, keys and values",
+                remedy="check the images and the weights, or convert in float32",
+            )
         x = dense.inputs.to(self.old.embed.weight)
         against = None if self.old.window is None else dense
         row = []
@@ -98,22 +104,24 @@ class Candidate:
         self.inputs.append(x)
         self.measured.append(row)
 
-    def decide(self, grid: Sequence[Mapping[str, int]], target: float) -> LayerConversion:
-        """The cheapest setting that keeps enough, or the one that keeps the most; it is set.
+    def decide(self, grid: Sequence[Mapping[str, int]], goal: Goal) -> LayerConversion:
+        """The cheapest setting that reaches the goal, or the one that is nearest to it; it is set.
 
         Settings that compare more keys than dense attention does are measured, and chosen only if there is no other.
+        One that compares as many has to reach the goal: a bucket that holds everything does.
         """
         trials = [
             Trial(dict(c), _mean(per_image))
             for c, per_image in zip(grid, zip(*self.measured, strict=True), strict=True)
         ]
         tokens = sum(x.shape[2] * x.shape[3] for x in self.inputs) / len(self.inputs)
-        sparse = [trial for trial in trials if trial.health.keys_met <= tokens] or trials
-        enough = [trial for trial in sparse if trial.health.mass_kept >= target - 1e-9]
+        cheap = [trial for trial in trials if trial.health.keys_met <= tokens] or trials
+        enough = [trial for trial in cheap if goal.reached_by(trial.health)]
         if enough:
             chosen = min(enough, key=lambda trial: (trial.health.keys_met, trial.health.output_error))
         else:
-            chosen = max(sparse, key=lambda trial: trial.health.mass_kept)
+            cheaper = [trial for trial in cheap if trial.health.keys_met < tokens] or cheap
+            chosen = min(cheaper, key=lambda trial: goal.missed_by(trial.health))
         self.new.configure(**chosen.settings)
         return LayerConversion(self.name, describe(self.old), tokens, tuple(trials), chosen, enough=bool(enough))
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Inches: the width of a column of a two-column paper.
 _COLUMN = 3.4
+# Letters that fit into it: of a heading, and of a name, which may be all wide ones.
+_LETTERS, _NAME = 58, 46
 _STYLE: dict[Any, Any] = {"font.family": "sans-serif", "font.size": 7, "axes.titlesize": 7}
 
 
@@ -38,8 +40,10 @@ def figure(view: View) -> bytes:
     high, wide = view.picture.shape[:2]
     with mpl.rc_context(_STYLE):
         # A white card: readable on a light page and on a dark one.
-        drawn = Figure(figsize=(_COLUMN, 0.95 + 0.93 * _COLUMN * high / wide), facecolor="white", layout="compressed")
-        drawn.suptitle(f"{view.layer or name}: {100 * view.kept:.3g} % of dense attention's mass is kept", fontsize=7.5)
+        title = _title(view.layer or name, view.kept)
+        inches = 0.95 + 0.12 * title.count("\n") + 0.93 * _COLUMN * high / wide
+        drawn = Figure(figsize=(_COLUMN, inches), facecolor="white", layout="compressed")
+        drawn.suptitle(title, fontsize=7.5)
         panels = drawn.subplots(2, 2).flat
         grey = view.picture if view.picture.ndim == 2 else view.picture.mean(axis=2)
         for axes in panels:
@@ -48,14 +52,26 @@ def figure(view: View) -> bytes:
         _photo(panels[0], view.picture)
         _buckets(panels[1], view)
         weights = view.probe.weights(view.query)[0, 0]
-        _weights(panels[2], grey, weights, view.probe.size, f"{name}: {int(attended.sum()):,} pixels")
+        _weights(panels[2], grey, weights, view.probe.size, f"{name}: {_pixels(int(attended.sum()))}")
         dense = view.probe.dense_weights(view.query)[0, 0]
-        _weights(panels[3], grey, dense, view.probe.size, f"dense attention: {len(dense):,} pixels")
+        _weights(panels[3], grey, dense, view.probe.size, f"dense attention: {_pixels(len(dense))}")
         for axes in panels:
             _mark(axes, view)
         file = io.BytesIO()
         drawn.savefig(file, format="png", dpi=300)
     return file.getvalue()
+
+
+def _title(layer: str, kept: float) -> str:
+    """One line, or two for a long name, of which the end says more than the beginning."""
+    verdict = f"{100 * kept:.3g} % of dense attention's mass is kept"
+    if len(layer) > _NAME:
+        layer = f"…{layer[1 - _NAME :]}"
+    return f"{layer}:{' ' if len(layer) + len(verdict) < _LETTERS else chr(10)}{verdict}"
+
+
+def _pixels(count: int) -> str:
+    return f"{count:,} pixel{'' if count == 1 else 's'}"
 
 
 def _photo(axes: Axes, pixels: NDArray[Any]) -> None:

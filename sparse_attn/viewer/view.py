@@ -147,15 +147,16 @@ def inspect(
         title: what to call picture and model; by default the model's class.
 
     Raises:
-        ConfigError: a pixel outside, a crop that is not positive, a model without attention, other than one picture,
-            numbers that are not whole, or an attention of values that are not finite.
+        ConfigError: no module or no picture, a pixel outside, a crop that is not positive, a model without attention,
+            other than one picture, numbers that are not whole, or an attention of values that are not finite.
         UnknownNameError: no such layer; the message lists those there are.
         ImageError: a file that cannot be read.
     """
+    _check(model, image)
     given = image if isinstance(image, Photo | Tensor) else read_image(image)
     pixels = given.pixels if isinstance(given, Photo) else _shown(given, float(getattr(model, "rgb_range", 1.0)))
     height, width = pixels.shape[:2]
-    x, y = (_whole("pixel", value) for value in at)
+    x, y = _pair(at)
     crop = None if crop is None else _whole("crop", crop)
     if not (0 <= x < width and 0 <= y < height):
         raise ConfigError("the pixel is outside", expected=f"0,0 to {width - 1},{height - 1}", got=f"{x},{y}")
@@ -197,6 +198,27 @@ def choose_layer(names: list[str], wanted: str | int | None) -> str:
     error = unknown_name("attention", str(wanted), names)
     error.args = (f"{error.problem}; there are: {known}",)
     raise error
+
+
+def _check(model: object, image: object) -> None:
+    if not isinstance(model, nn.Module):
+        remedy = "build it first: create_model(name, pretrained=True)" if isinstance(model, str) else None
+        raise ConfigError("cannot look into this", expected="a module", got=type(model).__name__, remedy=remedy)
+    if not isinstance(image, Photo | Tensor | str | os.PathLike):
+        raise ConfigError(
+            "cannot look at this",
+            expected="a Photo, a tensor or a path",
+            got=type(image).__name__,
+            remedy="Photo(pixels) takes an array",
+        )
+
+
+def _pair(at: tuple[int, int]) -> tuple[int, int]:
+    try:
+        x, y = at
+    except (TypeError, ValueError) as error:
+        raise ConfigError("bad pixel", expected="two whole numbers, (x, y)", got=repr(at)) from error
+    return _whole("pixel", x), _whole("pixel", y)
 
 
 def _whole(what: str, value: SupportsIndex) -> int:

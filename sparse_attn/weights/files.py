@@ -27,6 +27,8 @@ WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "network.", "generator.",
 # What this package writes, as the Hub names it, and nothing that merely looks like it.
 _WRITTEN = re.compile(r"model(-[0-9]{5}-of-[0-9]{5})?\.safetensors|model\.safetensors\.index\.json")
 
+_OBJECT = "an object of"
+
 Recorded = Mapping[str, Mapping[str, Any]]
 
 
@@ -150,8 +152,12 @@ def is_state_dict(value: object) -> TypeGuard[Mapping[str, Tensor]]:
 
 
 def _unreadable(path: Path, error: Exception, otherwise: str = "") -> WeightsError:
-    remedy = " ".join(filter(None, ["it is damaged or cut short", otherwise]))
-    return WeightsError(f"cannot read weights {path}", got=_reason(path, error), remedy=f"{remedy}: get it again")
+    reason = _reason(path, error)
+    if reason.startswith(_OBJECT):
+        remedy = "objects other than tensors are never unpickled: save its weights alone, with the program that made it"
+    else:
+        remedy = " ".join(filter(None, ["it is damaged or cut short", otherwise])) + ": get it again"
+    return WeightsError(f"cannot read weights {path}", got=reason, remedy=remedy)
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -168,7 +174,7 @@ def _reason(path: Path, error: Exception) -> str:
     if start.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the file it points to"
     if found := re.search(r"GLOBAL (\S+)", text):
-        return f"an object of {found[1]}"
+        return f"{_OBJECT} {found[1]}"
     if "TorchScript" in text:
         return "a TorchScript program"
     if found := re.search(r"WeightsUnpickler error:\s+([^\n]+)", text):

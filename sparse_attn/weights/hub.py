@@ -175,7 +175,8 @@ def _diagnosis(error: Exception, access: HubAccess) -> tuple[str, str]:
     elif said := next((said for kind, said in known.items() if isinstance(error, kind)), None):
         return said
     elif isinstance(error, errors.HfHubHTTPError) and error.response.status_code in (401, 403):
-        return f"access denied ({error.response.status_code})", f"use a token with the right to do this: {LOG_IN}"
+        what = f"access denied ({error.response.status_code})"
+        return what, "pass a token= that has the right to do this, or log in with `hf auth login`"
     if isinstance(error.__cause__, Exception):
         return _diagnosis(error.__cause__, access)
     return f"{type(error).__name__}: {_first_line(error)}", "check the connection, and HF_ENDPOINT where it is set"

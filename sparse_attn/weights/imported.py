@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ def write_imported(
         overwrite: replace an earlier import.
 
     Raises:
-        DataError: there is something that is not replaced.
+        DataError: there is something that is not replaced, or the folder cannot be written.
         WeightsError: a value is not finite in `dtype`.
     """
     check_target(folder, overwrite=overwrite)
@@ -141,15 +141,27 @@ def write_imported(
     mark = {"source": plain(provenance.source), "sha256": provenance.digest}
     # With the first two, timm finds the model too, once timm_models is imported.
     more = {"architecture": model, "pretrained_cfg": {}, MARK: mark}
-    if folder.exists() and not any(folder.iterdir()):
-        write_zoo_folder(folder, weights, model=model, config=config, dtype=dtype, more=more)
-        (folder / CARD).write_text(card, encoding="utf-8")
-        return
+
+    def write(into: Path) -> None:
+        write_zoo_folder(into, weights, model=model, config=config, dtype=dtype, more=more)
+        (into / CARD).write_text(card, encoding="utf-8")
+
+    try:
+        if folder.exists() and not any(folder.iterdir()):
+            write(folder)
+        else:
+            _put_in_place(folder, write)
+    except OSError as error:
+        raise DataError(
+            f"cannot write {plain(str(folder))}", got=error.strerror or str(error), remedy="choose another with --out"
+        ) from error
+
+
+def _put_in_place(folder: Path, write: Callable[[Path], None]) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     new, old = (folder.parent / f".{uuid.uuid4().hex}.{kind}" for kind in ("new", "old"))
     try:
-        write_zoo_folder(new, weights, model=model, config=config, dtype=dtype, more=more)
-        (new / CARD).write_text(card, encoding="utf-8")
+        write(new)
         if folder.exists():
             folder.rename(old)
         try:

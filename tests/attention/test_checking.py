@@ -163,6 +163,15 @@ def test_a_whole_model_is_left_as_it_was() -> None:
     assert json.loads(json.dumps(plain, allow_nan=False))["layers"][1]["name"] == "body.attention.2"
 
 
+def test_the_verdict_is_printed_unless_it_is_to_be_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    block = make("nlsa", bucket_size=16)
+    report = check(block, photo(dtype=torch.float32))
+    assert capsys.readouterr().out == f"{report}\n" and str(report).endswith("1 of 1 right")
+    assert check(block, photo(dtype=torch.float32), quiet=True) == report
+    assert capsys.readouterr().out == ""
+    assert repr(report) == "CheckReport(ok=True, layers=1, unused=0)"
+
+
 def test_thousands_of_tokens_and_unused_attention() -> None:
     class Half(nn.Module):
         def __init__(self) -> None:

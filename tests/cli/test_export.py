@@ -27,6 +27,7 @@ def test_the_trained_model_is_written_and_reported(command: Command, tmp_path: P
     again = command("export", "-m", "nlsn_light_x2", *PROGRAM, "-o", "m.pt2")
     assert again.code == 1
     assert again.errors[-1] == "error: cannot write m.pt2: it exists; pass --overwrite (overwrite=True)"
+    assert len(again.errors) == 1, "before anything is read"
     assert command("export", "-m", "nlsn_light_x2", *PROGRAM, "-o", "m.pt2", "--overwrite", "--no-verify").code == 0
     assert files(tmp_path) == {"m.pt2"}
 

@@ -78,7 +78,7 @@ def test_checkpoints_made_by_the_authors_nlsn(command: Command, tmp_path: Path, 
         ({"params": basicsr_edsr(width=48, blocks=30).state_dict()}, ("--res-scale", 0.1), "edsr_x2"),
         ({"generator": basicsr_rcan(scale=8).state_dict(), "d": discriminator().state_dict()}, ("--key", "generator"),
          "rcan_x2"),
-        (basicsr_edsr().state_dict(), ("--name", "edsr_x4", "--rgb-range", 1), "edsr_x4"),
+        (basicsr_edsr().state_dict(), ("--name", "edsr_x2", "--rgb-range", 1), "edsr_x2"),
     ],
     ids=["authors", "near", "key", "name"],
 )  # fmt: skip
@@ -147,7 +147,9 @@ def test_a_failed_replacement_leaves_the_old_folder(
 
     monkeypatch.setattr(Path, "rename", fail)
     outcome = command("import", "x.pt", "--overwrite", "--rgb-range", 1)
-    assert outcome.code == 1 and outcome.errors == ["error: No space left on device"]
+    assert outcome.code == 1 and outcome.errors == [
+        f"error: cannot write {tmp_path / 'x'}, got No space left on device; choose another with --out"
+    ]
     assert {path.name: path.read_bytes() for path in (tmp_path / "x").iterdir()} == before
     assert files(tmp_path) == {"x.pt", *(f"x/{name}" for name in WRITTEN)}
 
@@ -166,7 +168,7 @@ def _without_a_block(path: Path) -> None:
     ("make", "reason"),
     [
         (lambda path: None, "no weights at x.pth; check the path"),
-        (lambda path: path.mkdir(), "no weights at x.pth"),
+        (lambda path: path.mkdir(), "x.pth is a folder, expected a checkpoint file"),
         (lambda path: path.touch(), "an empty file"),
         (_cut, "breaks off or is of another format (OSError)"),
         (lambda path: path.write_text("<html>404</html>"), "a web page"),
@@ -193,7 +195,7 @@ def test_what_cannot_be_imported_is_one_line_and_nothing_is_written(
     ("words", "reason"),
     [
         (("--name", "edsr_y2"), "unknown model 'edsr_y2'"),
-        (("--name", "rcan_x2"), "unknown argument of rcan_x2 'res_scale'"),
+        (("--name", "rcan_x2"), "rcan_x2 is another network than that of the file"),
         (("--rgb-range", -1), "bad rgb_range, expected a positive number, got -1"),
         (("--key", "generator"), "x.pt has no 'generator', expected one of conv_first, body"),
     ],
@@ -274,3 +276,41 @@ def test_timm_finds_an_imported_model(command: Command, tmp_path: Path) -> None:
     built = timm.create_model(f"local-dir:{tmp_path / 'x'}")
     assert type(built).__name__.startswith("EDSR")
     assert "library_name: sparse-attn\n" in (tmp_path / "x" / "README.md").read_text()
+
+
+def test_a_name_for_another_network_is_refused(command: Command, tmp_path: Path) -> None:
+    saved(tmp_path / "edsr.pth", basicsr_edsr(scale=2).state_dict())
+    for name in ("edsr_x3", "nlsn_x2", "rcan_x2"):
+        outcome = command("import", "edsr.pth", "--name", name)
+        assert outcome.code == 1 and files(tmp_path) == {"edsr.pth"}
+        assert outcome.errors == [
+            f"error: {name} is another network than that of the file, expected a name for EDSR x2, such as "
+            "edsr_baseline_x2; drop --name"
+        ]
+    assert command("import", "edsr.pth", "--name", "edsr_x2").code == 0
+    assert json.loads((tmp_path / "edsr" / "config.json").read_text())["model"] == "edsr_x2"
+
+
+def test_a_folder_is_no_checkpoint(command: Command, tmp_path: Path) -> None:
+    for folder in (".", str(tmp_path)):
+        outcome = command("import", folder)
+        assert (outcome.code, outcome.errors) == (
+            1,
+            [f"error: {folder} is a folder, expected a checkpoint file; name the file in it"],
+        )
+
+
+def test_a_place_that_cannot_be_written(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path / "edsr.pth", basicsr_edsr(scale=2).state_dict())
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", ".0f.new")
+
+    monkeypatch.setattr("sparse_attn.weights.imported.write_zoo_folder", refuse)
+    (tmp_path / "empty").mkdir()
+    for target in ("new", "empty"):
+        outcome = command("import", "edsr.pth", "-o", target)
+        assert outcome.code == 1 and len(outcome.errors) == 1
+        assert outcome.errors[0].startswith("error: cannot write ")
+        assert outcome.errors[0].endswith(f"{target}, got Permission denied; choose another with --out")
+    assert files(tmp_path) == {"edsr.pth"} and not (tmp_path / "new").exists()

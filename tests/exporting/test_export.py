@@ -167,10 +167,10 @@ def test_a_near_tie_is_passed_over_and_reported() -> None:
         ({"format": "onx"}, "unknown format 'onx'; did you mean onnx?"),
         ({"format": "torch-export"}, "expected one ending in .pt2"),
         ({"path": "nowhere/m.onnx"}, "there is no folder nowhere"),
-        ({"path": "folder.onnx"}, "it is a folder"),
+        ({"path": "folder.onnx"}, "it is a folder; name a file in it"),
         ({"opset": 17}, "bad opset, expected 18 to "),
         ({"opset": 999}, "bad opset, expected 18 to "),
-        ({"opset": 18, "format": "aoti", "path": "m.pt2"}, "opset is for ONNX only"),
+        ({"opset": 18, "format": "aoti", "path": "m.pt2"}, "opset is for ONNX only, got format='aoti'; drop opset"),
         ({"example": (3, 8, 8)}, "four positive integers"),
     ],
 )
@@ -204,7 +204,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("tempfile.mkdtemp", refuse)
-    with pytest.raises(DataError, match=r"cannot write .*m\.pt2: Permission denied"):
+    with pytest.raises(DataError, match=r"cannot write .*m\.pt2: Permission denied; choose another"):
         export(Plain(), tmp_path / "m.pt2", format="torch-export")
 
 

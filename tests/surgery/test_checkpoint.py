@@ -110,6 +110,8 @@ def test_edits_of_another_version() -> None:
     edits = model_edits(edited())
     with pytest.raises(UnknownNameError, match="unknown attention 'nlsb'"):
         apply_edits(Both(), _changed(edits, 0, attention="nlsb"))
+    with pytest.raises(UnknownNameError, match="unknown attention"):
+        apply_edits(Both(), _changed(edits, 0, attention=["nlsa"]))
     with pytest.raises(UnknownNameError, match="wings"):
         apply_edits(Both(), _changed(edits, 0, settings={"wings": 2}))
     model = edited()

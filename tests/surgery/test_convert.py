@@ -4,81 +4,21 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
 
 from sparse_attn import create_model
-from sparse_attn.attention import Attention2d, create_attention
+from sparse_attn.attention import create_attention
 from sparse_attn.attention.nla import NonLocalAttention
 from sparse_attn.attention.nlsa import NonLocalSparseAttention
-from sparse_attn.errors import ConfigError, SparseAttnError, UnknownNameError
 from sparse_attn.surgery.convert import convert_attention
-from sparse_attn.surgery.distill import imitate
 from sparse_attn.surgery.remove import remove_attention
 from sparse_attn.surgery.trials import DEFAULTS
-from tests.attention.support import make
-
-SMALL = {"bucket_size": (9, 16), "rounds": (1, 4)}
-
-
-def network(**attention: Any) -> nn.Sequential:
-    """A CNN of plain modules with BatchNorm and two dense attentions, in training mode."""
-    torch.manual_seed(3)
-    dense = [make("nla", **attention) for _ in range(2)]
-    model = nn.Sequential(
-        nn.Conv2d(3, 6, 3, padding=1),
-        nn.BatchNorm2d(6),
-        dense[0],
-        nn.Sequential(nn.ReLU(inplace=True), dense[1]),
-        nn.Conv2d(6, 2, 1),
-    )
-    return model.double()
-
-
-def images() -> list[Tensor]:
-    generator = torch.Generator().manual_seed(5)
-    return [torch.randn(1, 3, *size, dtype=torch.float64, generator=generator) for size in ((11, 13), (9, 17))]
-
-
-def seen_by_dense(model: nn.Module) -> tuple[list[list[Tensor]], list[Tensor]]:
-    """What each dense attention is given in evaluation, image by image, and what the model returns."""
-    model, given, out = copy.deepcopy(model).eval(), [], []
-    blocks = [module for module in model.modules() if isinstance(module, NonLocalAttention)]
-    for image in images():
-        row: list[Tensor] = []
-        for block in blocks:
-            block.register_forward_pre_hook(lambda _module, args, row=row: row.append(args[0].clone()))
-        with torch.no_grad():
-            out.append(model(image))
-        given.append(row[: len(blocks)])
-        for block in blocks:
-            block._forward_pre_hooks.clear()
-    return [list(layer) for layer in zip(*given, strict=True)], out
-
-
-def everything(model: nn.Module) -> dict[str, Any]:
-    return {
-        "state": {name: tensor.clone() for name, tensor in model.state_dict().items()},
-        "modes": {name: module.training for name, module in model.named_modules()},
-        "types": {name: type(module) for name, module in model.named_modules()},
-        "random": torch.get_rng_state(),
-    }
-
-
-def assert_same(before: dict[str, Any], after: dict[str, Any], *, besides: tuple[str, ...] = ()) -> None:
-    assert before["modes"].items() <= after["modes"].items()
-    assert torch.equal(before["random"], after["random"])
-    if "types" not in besides:
-        assert before["types"] == after["types"]
-    for name, tensor in before["state"].items():
-        if not name.startswith(besides):
-            assert torch.equal(tensor, after["state"][name]), name
+from tests.surgery.dense import SMALL, assert_same, everything, images, network, seen_by_dense
 
 
 def test_the_report_is_of_modules_put_side_by_side() -> None:
@@ -138,6 +78,35 @@ def test_the_cheapest_that_keeps_enough(target: float, expected: tuple[int, int]
             assert layer.chosen.health.mass_kept == max(trial.health.mass_kept for trial in sparse)
 
 
+@pytest.mark.parametrize("mass", [None, 0.5])
+@pytest.mark.parametrize("error", [1e-3, 0.3, 10.0])
+def test_the_cheapest_whose_output_is_near_enough(error: float, mass: float | None) -> None:
+    report = convert_attention(network(), calibrate=images(), **SMALL, max_error=error, target_mass=mass)
+    for layer in report.layers:
+        sparse = [trial for trial in layer.trials if trial.health.keys_met <= layer.tokens]
+        enough = [t for t in sparse if t.health.output_error <= error and (mass is None or t.health.mass_kept >= mass)]
+        assert layer.enough == bool(enough)
+        if enough:
+            assert layer.chosen.health.keys_met == min(trial.health.keys_met for trial in enough)
+        else:
+            assert layer.chosen.health.output_error == min(trial.health.output_error for trial in sparse)
+    told = f"is off by {100 * error:.2g} % or less; * is off the least"
+    told = f"   no sparser setting {'' if mass is None else 'keeps 50.0 % of the weight and '}{told}"
+    assert (told in str(report)) == (error < 0.01)
+
+
+def test_what_costs_as_much_as_dense_attention_is_not_a_way_out() -> None:
+    square = torch.randn(1, 3, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    report = convert_attention(network(), calibrate=square, bucket_size=12, rounds=(1, 4), target_mass=1.0)
+    for layer in report.layers:
+        once, often = layer.trials
+        assert often.health.keys_met == layer.tokens == 144 and often.health.mass_kept > once.health.mass_kept
+        assert layer.chosen is once and not layer.enough
+    dense = convert_attention(network(), calibrate=square, bucket_size=(12, 144), rounds=1, target_mass=1.0)
+    assert all(layer.chosen.settings["bucket_size"] == 144 and layer.enough for layer in dense.layers)
+    assert "as many keys" in str(dense) and "as many keys" not in str(report)
+
+
 @pytest.mark.parametrize("attention", [{}, {"shared_qk": False}, {"normalize_keys": False}, {"res_scale": 0.3}])
 @pytest.mark.parametrize("window", [None, 5])
 def test_a_bucket_that_holds_everything_changes_nothing(attention: dict[str, Any], window: int | None) -> None:
@@ -192,101 +161,7 @@ def test_text_and_data() -> None:
     assert lines[7].startswith("   distilled, 1 steps: output off by ")
     assert lines[-1].startswith("the model's output differs by ")
     beyond = convert_attention(network(), calibrate=images(), bucket_size=16, rounds=8)
-    assert "more keys than dense attention" in str(beyond) and "no sparser setting" not in str(beyond)
-
-
-def test_distillation_helps_is_repeatable_and_stays_within() -> None:
-    models = [network(), network(), network()]
-    before = everything(models[0])
-    wanted = {"calibrate": images(), "bucket_size": 9, "rounds": 1}
-    reports = [convert_attention(model, **wanted, distill=30, lr=1e-2) for model in models[:2]]
-    plain = convert_attention(models[2], **wanted)
-    assert reports[0].as_dict() == reports[1].as_dict()
-    after = everything(models[0])
-    assert_same(before, after, besides=("types", "2.", "3.1."))
-    assert any(not torch.equal(tensor, before["state"][name]) for name, tensor in after["state"].items())
-    for layer in reports[0].layers:
-        done = layer.distillation
-        assert done is not None and done.kept and done.after < 0.8 * done.before
-    assert reports[0].output_error < plain.output_error
-    for model in models[:2]:
-        assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
-
-
-def test_what_makes_it_worse_is_not_kept() -> None:
-    model = network()
-    before = everything(model)
-    report = convert_attention(model, calibrate=images(), bucket_size=9, rounds=1, distill=2, lr=10.0)
-    assert [layer.distillation.kept for layer in report.layers] == [False, False]
-    assert_same(before, everything(model), besides=("types",))
-    assert "the weights were left as they were" in str(report)
-
-
-def test_imitation_of_itself() -> None:
-    block = make("nla").double().eval()
-    twin = copy.deepcopy(block)
-    done = imitate(twin, block, [torch.randn(1, 6, 5, 7, dtype=torch.float64)], steps=1, lr=1e-3, seed=0)
-    assert done.before == 0 and not done.kept
-    for name, tensor in block.state_dict().items():
-        assert torch.equal(twin.state_dict()[name], tensor)
-
-
-def test_half_precision_is_distilled_in_float32() -> None:
-    model = network().bfloat16()
-    report = convert_attention(
-        model, calibrate=[image.bfloat16() for image in images()], bucket_size=9, rounds=1, distill=20
-    )
-    assert all(layer.distillation.kept for layer in report.layers)
-    assert {tensor.dtype for tensor in model.parameters()} == {torch.bfloat16}
-
-
-class Particular(nn.Module):
-    """Works with dense attention only, which shows when it is run after the exchange."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.idle = make("nla"), make("nla")
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not isinstance(self.first, NonLocalAttention):
-            raise ValueError("not what I was built with")
-        return self.first(x)
-
-
-REFUSALS: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[Exception], str]] = {
-    "no dense one": (lambda: nn.Sequential(make("nlsa")), {}, ConfigError, "no dense attention"),
-    "the model itself": (lambda: make("nla"), {}, ConfigError, "no dense attention"),
-    "no match": (network, {"where": "body.*"}, ConfigError, "no module matches"),
-    "to dense": (network, {"to": "nla"}, ConfigError, "is dense"),
-    "to nowhere": (network, {"to": "nlsb"}, UnknownNameError, "nlsa"),
-    "windows": (lambda: network(window=5), {"to": "topk"}, ConfigError, "within windows"),
-    "no rounds": (network, {"to": "topk", "rounds": 2}, UnknownNameError, "rounds"),
-    "bad rounds": (network, {"rounds": (1, 0)}, ConfigError, "rounds"),
-    "no bucket": (network, {"bucket_size": ()}, ConfigError, "no bucket_size to measure"),
-    "target": (network, {"target_mass": 90}, ConfigError, "target_mass"),
-    "steps": (network, {"distill": -1}, ConfigError, "distill"),
-    "rate": (network, {"lr": 0}, ConfigError, "bad lr"),
-    "queries": (network, {"queries": 0}, ConfigError, "queries"),
-    "images": (network, {"calibrate": []}, ConfigError, "no image"),
-    "setting": (network, {"neighbours": 1}, UnknownNameError, "neighbors"),
-    "width": (network, {"reduction": 3}, ConfigError, "cannot take over the weights"),
-    "unused": (Particular, {"where": "idle", "calibrate": torch.rand(1, 6, 5, 7)}, ConfigError, "idle was not called"),
-    "afterwards": (Particular, {"where": "first", "calibrate": torch.rand(1, 6, 5, 7)}, ValueError, "built with"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSALS)
-def test_all_or_nothing(case: str) -> None:
-    build, wanted, error, message = REFUSALS[case]
-    model = build()
-    attentions = [module for module in model.modules() if isinstance(module, Attention2d)]
-    before = everything(model)
-    with pytest.raises(error, match=message) as raised:
-        convert_attention(model, **{"calibrate": images(), **SMALL, **wanted} if case not in ("windows", "no rounds")
-                          else {"calibrate": images(), **wanted})  # fmt: skip
-    assert isinstance(raised.value, SparseAttnError) or case == "afterwards"
-    assert_same(before, everything(model))
-    assert attentions == [module for module in model.modules() if isinstance(module, Attention2d)]
+    assert "as many keys as dense attention does, or more" in str(beyond) and "no sparser setting" not in str(beyond)
 
 
 @given(

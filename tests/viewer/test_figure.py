@@ -31,6 +31,12 @@ def test_a_column_at_300_dots_an_inch(name: str) -> None:
     assert (drawn[:, 0] == 255).all() and (drawn[:, -1] == 255).all(), "something is cut off"
 
 
+@pytest.mark.parametrize("layer", ["layer2.1.attention_after", f"model.{'backbone.' * 12}attention_after"])
+def test_a_long_name_is_not_cut_off(layer: str) -> None:
+    drawn = pixels_of(replace(view_of("nlsa"), layer=layer))
+    assert (drawn[:, 0] == 255).all() and (drawn[:, -1] == 255).all()
+
+
 def test_colours_are_of_attended_pixels_only() -> None:
     view = view_of("nlsa", size=(23, 29), bucket_size=64, rounds=1)
     drawn = pixels_of(view).astype(int)

@@ -134,6 +134,22 @@ def test_what_cannot_be_looked_at(model: nn.Module, image: torch.Tensor, message
         inspect(model, image, at=(1, 1))
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model": "nlsn_light_x4"}, "expected a module, got str; build it first"),
+        ({"image": np.zeros((5, 5, 3), np.uint8)}, r"got ndarray; Photo\(pixels\) takes an array"),
+        ({"at": 5}, r"bad pixel, expected two whole numbers, \(x, y\), got 5"),
+        ({"at": (1, 2, 3)}, r"bad pixel, expected two whole numbers, \(x, y\), got \(1, 2, 3\)"),
+    ],
+)
+def test_what_is_no_model_or_picture_or_pixel(
+    model: nn.Module, photo: Photo, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        inspect(**{"model": model, "image": photo, "at": (1, 1), **given})
+
+
 def test_bad_crop(model: nn.Module, photo: Photo) -> None:
     with pytest.raises(ConfigError, match="bad crop"):
         inspect(model, photo, at=(1, 1), crop=0)
