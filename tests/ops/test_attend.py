@@ -109,6 +109,22 @@ def test_blocked_walks_many_blocks(monkeypatch: pytest.MonkeyPatch, size: int, b
     _compare(q * magnitude, k, v, Buckets(order, size, 2, boundary), backend="blocked")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("magnitude", [1e8, 1e10, 1e15])
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("dense", [False, True])
+def test_blocked_where_rounding_of_scores_is_large(magnitude: float, normalize: bool, dense: bool) -> None:
+    """Scores by far apart give the value of the best key, and finite gradients; a bound by rounding gave NaN."""
+    torch.manual_seed(0)
+    q = F.normalize(torch.randn(2, 53, 8), dim=-1)
+    k, v = q * (1.0 if normalize else magnitude**0.5), torch.randn(2, 53, 7)
+    q = q * (magnitude if normalize else magnitude**0.5)
+    groups = Buckets(None, 53) if dense else Buckets(torch.rand(1, 2, 53).argsort(dim=-1), 11, 2)
+    leaves = [t.requires_grad_() for t in (q, k, v)]
+    out = attend(leaves[0], leaves[1], leaves[2], groups, backend="blocked")
+    torch.testing.assert_close(out, v)
+    assert all(bool(grad.isfinite().all()) for grad in torch.autograd.grad(out.sum(), leaves))
+
+
 @pytest.mark.parametrize("scale", [0.1, 0.5, 1.0])
 @pytest.mark.parametrize("dense", [False, True])
 def test_blocked_in_bf16(scale: float, dense: bool) -> None:

@@ -13,9 +13,9 @@ from sparse_attn.ops.backends.blocked_shift import (
     Scratch,
     accumulate,
     choose_shift,
-    is_small,
     log_sums,
     prepare_backward,
+    size_of_scores,
     wide,
 )
 
@@ -35,13 +35,13 @@ def _query_tiles(batch: int, tokens: int) -> Iterator[tuple[slice, slice]]:
             yield images, rows
 
 
-def _shift(q: Tensor, k: Tensor) -> Tensor | None:
+def _shift(q: Tensor, k: Tensor, scratch: Scratch) -> Tensor | None:
     """m_i, (B, N, 1), rounded to the dtype of the queries."""
-    shift, too_small = choose_shift(q, k)
+    shift, too_small, scratch.apart = choose_shift(q, k)
     if shift is not None and too_small:
         for images, rows in _query_tiles(len(q), q.shape[1]):
             for keys in _slices(k.shape[1], TILE[1]):
-                largest = (q[images, rows] @ k[images, keys].mT).amax(dim=-1, keepdim=True)
+                largest = scratch.product("e", q[images, rows], k[images, keys].mT).amax(dim=-1, keepdim=True)
                 shift[images, rows] = torch.maximum(shift[images, rows], largest.to(shift.dtype))
     return None if shift is None else shift.to(q.dtype)
 
@@ -53,10 +53,10 @@ def _part(shift: Tensor | None, images: slice, rows: slice) -> Tensor | None:
 def forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """(B, N, D), (B, N, D), (B, N, C) -> (B, N, C) and the log2-sum-exp2 of each query's scores (B, N)."""
     q = q * LOG2_E
-    shift = _shift(q, k)
+    scratch = Scratch(q)
+    shift = _shift(q, k, scratch)
     out = torch.zeros_like(v, dtype=wide(v.dtype))
     total = out.new_zeros(*v.shape[:2], 1)
-    scratch = Scratch(q)
     for images, rows in _query_tiles(len(q), q.shape[1]):
         for keys in _slices(k.shape[1], TILE[1]):
             e = scratch.product("e", q[images, rows], k[images, keys].mT, _part(shift, images, rows)).exp2_()
@@ -71,8 +71,9 @@ def backward(
     """The gradients of q, k and v, with dS = P (dO V^T - dO . O)."""
     q = q * LOG2_E
     dq, dk, dv = (torch.zeros_like(x, dtype=log_sum.dtype) for x in (q, k, v))
-    shift, factor, means = prepare_backward(mean, log_sum, like=grad, small=is_small(q, k))
     scratch = Scratch(q)
+    small, scratch.apart = size_of_scores(q, k)
+    shift, factor, means = prepare_backward(mean, log_sum, like=grad, small=small)
     for images, rows in _query_tiles(len(q), q.shape[1]):
         queries, grads = q[images, rows], grad[images, rows]
         if factor is not None:

@@ -19,9 +19,9 @@ from sparse_attn.ops.backends.blocked_shift import (
     Scratch,
     accumulate,
     choose_shift,
-    is_small,
     log_sums,
     prepare_backward,
+    size_of_scores,
 )
 
 # Scores of one block, and tokens of one block: 16 chunks of 144 by 432 float32 are 4 MB.
@@ -179,7 +179,7 @@ def _blocks(plan: Plan, orders: Tensor, scratch: Scratch) -> Iterator[_Block]:
 
 def _shift(q: Tensor, k: Tensor, orders: Tensor, plan: Plan, scratch: Scratch) -> Tensor | None:
     """m_i, (N, 1), rounded to the dtype of the queries, which are yet to be multiplied by log2(e)."""
-    shift, too_small = choose_shift(q, k, scale=LOG2_E)
+    shift, too_small, scratch.apart = choose_shift(q, k, scale=LOG2_E)
     if shift is not None and too_small:
         for block in _blocks(plan, orders, scratch):
             queries, windows = block.queries("q", q).mul_(LOG2_E), block.windows("k", k)
@@ -223,7 +223,8 @@ def backward(
 ) -> None:
     """One image: adds the gradients of q, k and v to `grads`, with dS = P (dO V^T - dO . O), the latter `mean` (N,)."""
     dq, dk, dv = grads
-    shift, factor, dots = prepare_backward(mean, log_sum, like=grad, small=is_small(q, k, scale=LOG2_E))
+    small, scratch.apart = size_of_scores(q, k, scale=LOG2_E)
+    shift, factor, dots = prepare_backward(mean, log_sum, like=grad, small=small)
     for block in _blocks(plan, orders, scratch):
         queries = block.queries("q", q).mul_(LOG2_E)
         grad_out, means = block.queries("grad", grad), block.queries("mean", dots)

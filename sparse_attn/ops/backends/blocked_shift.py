@@ -3,7 +3,8 @@
 Softmax is the same for any per-query constant m_i: out_i = sum E V / sum E, with E = 2^(s - m_i). So tiles of keys, and
 all rounds (Eq. 11), merge by plain addition, without a running maximum. Where no score can be large m_i is 0. Else it
 is the query's score with itself: where keys are normalised queries that is ||q_i||, the maximum. Only where E could
-overflow even so, as keys are not normalised, m_i is the true maximum, at one more pass over the scores.
+overflow even so, as keys are not normalised or scores are so large that rounding alone is a factor of 2^16, m_i is the
+true maximum, at one more pass over the scores.
 
 Powers are of two, which PyTorch computes three times as fast as those of e: queries are multiplied by log2(e), and
 scores, m_i and the logarithms of sums are to base 2.
@@ -24,6 +25,8 @@ _SMALL = {torch.bfloat16: 2.0}
 _SMALL_ELSE = 32.0
 # 2^80 times the values, summed over all keys, stays in the range of float32.
 _SAFE = 80.0
+# The bits by which rounded scores may be off before they are the same number each time they are computed.
+_SLACK = 16.0
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -38,22 +41,34 @@ def _bound(q: Tensor, k: Tensor, scale: float) -> Tensor:
     return q.norm(dim=-1, keepdim=True, dtype=dtype).mul_(longest).mul_(scale)
 
 
-def is_small(q: Tensor, k: Tensor, *, scale: float = 1.0) -> bool:
-    """Whether the powers of all scores are good without a shift; queries are yet to be multiplied by `scale`."""
-    return bool(_bound(q, k, scale).max() <= _SMALL.get(q.dtype, _SMALL_ELSE))
+def _sizes(bound: Tensor, dtype: torch.dtype) -> tuple[bool, bool]:
+    largest = float(bound.max())
+    return largest <= _SMALL.get(dtype, _SMALL_ELSE), largest > _SLACK / torch.finfo(dtype).eps
 
 
-def choose_shift(q: Tensor, k: Tensor, *, scale: float = 1.0) -> tuple[Tensor | None, bool]:
-    """m_i of queries (..., N, D), to base 2: None for 0, else (..., N, 1); and whether it may be too small.
+def size_of_scores(q: Tensor, k: Tensor, *, scale: float = 1.0) -> tuple[bool, bool]:
+    """Whether no score is large, so that no shift is needed; and whether some are so large that rounding is.
+
+    Queries are yet to be multiplied by `scale`.
+    """
+    return _sizes(_bound(q, k, scale), q.dtype)
+
+
+def choose_shift(q: Tensor, k: Tensor, *, scale: float = 1.0) -> tuple[Tensor | None, bool, bool]:
+    """m_i of queries (..., N, D), to base 2: None for 0, else (..., N, 1); whether it may be too small; rounding too.
 
     Queries are yet to be multiplied by `scale`.
     """
     dtype = wide(q.dtype)
     bound = _bound(q, k, scale)
-    if bool(bound.max() <= _SMALL.get(q.dtype, _SMALL_ELSE)):
-        return None, False
+    small, rounded = _sizes(bound, q.dtype)
+    if small:
+        return None, False, False
     own = (q.to(dtype) * k.to(dtype)).sum(-1, keepdim=True).mul_(scale)
-    return own, not bool((bound - own).max() < _SAFE)
+    if rounded:
+        # It would be rounded otherwise than the scores are, and may be larger than all of them.
+        return own.fill_(-math.inf), True, True
+    return own, not bool((bound - own).max() < _SAFE), False
 
 
 class Scratch:
@@ -61,10 +76,13 @@ class Scratch:
 
     Args:
         like: gives the dtype.
+
+    Attributes:
+        apart: products are rounded before something is subtracted from them, and so are always the same.
     """
 
     def __init__(self, like: Tensor) -> None:
-        self._like = like
+        self._like, self.apart = like, False
         self._held: dict[str, Tensor] = {}
 
     def take(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -79,6 +97,8 @@ class Scratch:
         out = self.take(name, left.shape[0], left.shape[1], right.shape[2])
         if subtract is None:
             return torch.bmm(left, right, out=out)
+        if self.apart:
+            return torch.bmm(left, right, out=out).sub_(subtract)
         return torch.baddbmm(subtract, left, right, beta=-1, out=out)
 
 
