@@ -13,7 +13,7 @@ from sparse_attn.attention.base import Attention2d
 from sparse_attn.attention.registration import register_attention
 from sparse_attn.attention.settings import positive_int
 from sparse_attn.ops import Buckets, Groups, KeyLists
-from sparse_attn.ops.grouping import is_symbolic
+from sparse_attn.ops.grouping import at_most, is_symbolic
 from sparse_attn.ops.windows import Size
 
 
@@ -63,4 +63,4 @@ class TopKAttention(Attention2d):
             return Buckets(order=None, bucket_size=tokens)
         # topk ranks NaN first: a bad key would be everyone's choice.
         scores = (queries.detach() @ keys.detach().transpose(1, 2)).nan_to_num(nan=-torch.inf)
-        return KeyLists(scores.topk(torch.sym_min(self.bucket_size, tokens), dim=-1, sorted=False).indices)
+        return KeyLists(scores.topk(at_most(self.bucket_size, tokens), dim=-1, sorted=False).indices)

@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor
 
-from sparse_attn.ops.grouping import stable_order
+from sparse_attn.ops.grouping import at_least, stable_order
 
 _MASK = 0xFFFFFFFF
 _GOLDEN = 0x9E3779B9
@@ -61,7 +61,7 @@ def symbolic_normal(shape: tuple[int, int, int], *, seed: int, draw: Tensor | in
     """
     rows, width = shape[0] * shape[1], shape[2]
     numbers = random_normal((rows * width,), seed=seed, draw=draw, device=device)
-    column = torch.arange(torch.sym_max(2, width), device=device).clamp(max=width - 1)
+    column = torch.arange(at_least(2, width), device=device).clamp(max=width - 1)
     places = torch.arange(rows, device=device).unsqueeze(1) * width + column
     return numbers[places].reshape(shape[0], shape[1], -1)
 

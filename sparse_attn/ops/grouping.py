@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -15,9 +15,28 @@ OFFSETS = (0, -1, 1)
 """Chunks that a chunk attends to, as offsets from it: the first `neighbors` + 1 of these."""
 
 
+# Until then Dynamo takes `is_exporting()` for true in whatever it traces.
+_DYNAMO_TELLS = tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 12)
+
+
+def is_exporting() -> bool:
+    """Whether a graph is being exported, and not compiled by `torch.compile`."""
+    return torch.compiler.is_exporting() and (_DYNAMO_TELLS or not torch.compiler.is_dynamo_compiling())
+
+
 def is_symbolic(size: int) -> bool:
     """Whether a graph is being exported for every value of `size`: then no branch may depend on it."""
-    return torch.compiler.is_exporting() and isinstance(size, torch.SymInt)
+    return is_exporting() and isinstance(size, torch.SymInt)
+
+
+def at_least(least: int, size: int) -> int:
+    """max(least, size), which is no branch where `size` is symbolic in an export."""
+    return cast(int, torch.sym_max(least, size)) if is_symbolic(size) else max(least, size)
+
+
+def at_most(most: int, size: int) -> int:
+    """min(most, size), which is no branch where `size` is symbolic in an export."""
+    return cast(int, torch.sym_min(most, size)) if is_symbolic(size) else min(most, size)
 
 
 def varies(size: int) -> bool:

@@ -6,12 +6,10 @@ A token's bucket is the vertex of a randomly rotated cross-polytope nearest to i
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
-from sparse_attn.ops.grouping import is_symbolic, stable_order
+from sparse_attn.ops.grouping import at_least, at_most, is_symbolic, stable_order
 
 MAX_BUCKETS = 128
 # Numbers that are projected at once: 16 MiB, as larger tensors come from the system page by page.
@@ -20,9 +18,8 @@ _PROJECTIONS = 2**22
 
 def bucket_count(tokens: int, bucket_size: int) -> int:
     """m, the number of hash buckets: N // k made even, at least 2, at most 128."""
-    # The symbolic functions, as in a traced graph a comparison would be a branch; of numbers they give numbers.
     even = tokens // bucket_size + (tokens // bucket_size) % 2
-    return cast(int, torch.sym_max(2, torch.sym_min(even, MAX_BUCKETS)))
+    return at_least(2, at_most(MAX_BUCKETS, even))
 
 
 def hash_codes(x: Tensor, rotations: Tensor) -> Tensor:

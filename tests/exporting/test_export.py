@@ -191,11 +191,11 @@ def test_without_onnx_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
         export(Plain(), tmp_path / "m.onnx")
 
 
-def test_without_a_compiler_aoti_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_compiler_aoti_says_so(tmp_path: Path) -> None:
     from torch._inductor import config
 
-    monkeypatch.setattr(config.cpp, "cxx", ("no-such-compiler",))
-    with pytest.raises(ConfigError, match="no C\\+\\+ compiler"):
+    missing = config.patch({"cpp.cxx": ("no-such-compiler",)})
+    with missing, pytest.raises(ConfigError, match="no C\\+\\+ compiler"):
         export(Plain(), tmp_path / "m.pt2", format="aoti")
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sparse_attn.errors import unknown_name
 from sparse_attn.ops.backends import blocked, eager, symbolic, triton_op
-from sparse_attn.ops.grouping import Buckets, Groups, is_symbolic
+from sparse_attn.ops.grouping import Buckets, Groups, is_exporting, is_symbolic
 
 BACKENDS = ("auto", "blocked", "eager", "triton")
 _FUSED = {"blocked": blocked, "triton": triton_op}
@@ -50,7 +50,7 @@ def choose(q: Tensor, k: Tensor, v: Tensor, groups: Groups, backend: str) -> tup
         return "eager", None
     wanted = backend
     if backend == "auto":
-        if torch.compiler.is_exporting():
+        if is_exporting():
             return "eager", "the graph is being exported"
         wanted = "triton" if q.device.type == "cuda" else "blocked"
     reason = _FUSED[wanted].why_not(q, k, v, groups)

@@ -203,7 +203,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, orders: Tensor, plan: Plan, out: Te
         shifts = None if shift is None else block.queries("shift", shift)
         for rows in plan.row_slices():
             e = block.powers(queries, keys, shifts, rows)
-            block.add_to_queries(total, e.sum(dim=-1, keepdim=True, dtype=total.dtype), rows)
+            # Summed in float32 either way; PyTorch would make a float32 copy of bf16 if asked for a float32 result.
+            block.add_to_queries(total, e.sum(dim=-1, keepdim=True), rows)
             block.add_to_queries(out, scratch.product("out", e, values), rows)
     out.div_(total)
     return log_sums(shift, total)

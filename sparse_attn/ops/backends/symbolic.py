@@ -6,19 +6,17 @@ need no case of their own: of up to three chunks, each counted once, every query
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor
 
 from sparse_attn.ops.backends.eager import beside, softmax_attend, take
-from sparse_attn.ops.grouping import OFFSETS, Buckets
+from sparse_attn.ops.grouping import OFFSETS, Buckets, at_least
 from sparse_attn.ops.merging import merge_rounds
 
 
 def _chunks(count: int) -> int:
     """At least two, the second of which may be empty: a traced size that may be one is a branch."""
-    return cast(int, torch.sym_max(2, count))
+    return at_least(2, count)
 
 
 def _visible(buckets: Buckets, tokens: int, slots: Tensor) -> Tensor:
