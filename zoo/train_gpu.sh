@@ -84,8 +84,10 @@ what="$MODEL by $RECIPE"
 printf '%s' "$what" >"$STATE/what"
 
 say() {
-  printf '%s  %s\n' "$(date -u +%H:%M:%S)" "$*" >>"$OUT/log.txt"
-  printf '%s  %s\n' "$(date -u +%H:%M:%S)" "$*" 2>/dev/null || true
+  local line
+  line="$(date -u +%H:%M:%S)  $*"
+  printf '%s\n' "$line" >>"$OUT/log.txt"
+  printf '%s\n' "$line" 2>/dev/null || true
 }
 
 child='' watcher=''
