@@ -43,6 +43,7 @@ COMPANIONS = (
     errors.WeightsError,
     errors.ImageError,
     errors.DataError,
+    errors.BuildError,
 )
 ARGUMENT = re.compile(r"^ {4}(\w+): (.+)$", re.MULTILINE)
 
@@ -56,6 +57,7 @@ HEADINGS = {
     "inference": "Enlarging and measuring",
     "evaluation": "Enlarging and measuring",
     "attention": "Attention",
+    "ops": "Attention",
     "surgery": "Attention in any network",
     "errors": "Errors",
 }

@@ -24,6 +24,7 @@ from sparse_attn.factory import (
 )
 from sparse_attn.imaging import Photo, psnr, read_image, resize, ssim, write_image
 from sparse_attn.inference import Upscaler, upscale
+from sparse_attn.ops import build_native
 from sparse_attn.summary import summary
 from sparse_attn.surgery import (
     apply_edits,
@@ -49,6 +50,7 @@ __all__ = [
     "apply_edits",
     "attention_health",
     "authors_state_dict",
+    "build_native",
     "check",
     "configure_attention",
     "convert_attention",

@@ -54,6 +54,10 @@ class TrainingError(SparseAttnError, RuntimeError):
     """A run that cannot go on."""
 
 
+class BuildError(SparseAttnError, RuntimeError):
+    """Something that has to be compiled on this machine and cannot be."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """The error for a name that `kind` does not have, with its close matches."""
     names = sorted(known)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ import torch
 if not torch.cuda.is_available():
     # Before anything imports Triton: without a GPU its kernels run in its interpreter.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Tests start with nothing built and nothing unpacked, whatever the user's own cache holds.
+_CACHE = tempfile.TemporaryDirectory(prefix="sparse-attn-tests-")
+os.environ["SPARSE_ATTN_CACHE"] = _CACHE.name
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHECKOUT = Path(__file__).resolve().parent.parent

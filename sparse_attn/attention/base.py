@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from sparse_attn.attention.settings import finite_number, positive_int
 from sparse_attn.errors import ConfigError, unknown_name
 from sparse_attn.ops import Groups, attend, over_windows
-from sparse_attn.ops.backends import check_backend, symbolic
+from sparse_attn.ops.backends import check_backend, native, symbolic
 from sparse_attn.ops.grouping import is_symbolic, varies
 from sparse_attn.ops.windows import Size
 
@@ -160,7 +160,10 @@ class Attention2d(nn.Module, ABC):
 
     def _add_residual(self, x: Tensor, out: Tensor) -> Tensor:
         """The sum x + res_scale * out, in the layout of x."""
-        if out.dtype == x.dtype and x.is_contiguous() and not out.is_contiguous():
+        two_layouts = out.dtype == x.dtype and x.is_contiguous() and not out.is_contiguous()
+        if two_layouts and native.helps(cast(str, self.backend), x, out):
+            return native.add_tokens(x, rearrange(out, "b c h w -> b (h w) c"), self.res_scale)
+        if two_layouts:
             # Two layouts in one sum are slow; and the copy is nobody else's, so the sum goes into it.
             out = out.contiguous()
             return (out if self.res_scale == 1.0 else out.mul_(self.res_scale)).add_(x)

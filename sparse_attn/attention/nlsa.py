@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -126,7 +127,8 @@ class NonLocalSparseAttention(Attention2d):
 
     def codes(self, queries: Tensor, rotations: Tensor) -> Tensor:
         """(B, N, D) tokens and (D, R, m // 2) rotations -> (B, R, N) hash codes."""
-        return hash_codes(queries - queries.mean(1, keepdim=True) if self.center else queries, rotations)
+        tokens = queries - queries.mean(1, keepdim=True) if self.center else queries
+        return hash_codes(tokens, rotations, backend=cast(str, self.backend))
 
     def sees_all(self, tokens: int) -> bool:
         """Where a chunk and its neighbours are all there is."""

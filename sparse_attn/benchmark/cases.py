@@ -19,6 +19,8 @@ BLOCKS = (
     "eager compiled",
     "blocked",
     "blocked bf16",
+    "native",
+    "native bf16",
     "triton",
     "triton bf16",
     "dense naive",

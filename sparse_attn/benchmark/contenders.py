@@ -73,6 +73,8 @@ _ALL = [
     Contender(name="eager compiled", settings={"backend": "eager"}, compiled=True, scores=3),
     Contender(name="blocked", settings={"backend": "blocked"}),
     Contender(name="blocked bf16", settings={"backend": "blocked"}, bf16=True),
+    Contender(name="native", settings={"backend": "native"}),
+    Contender(name="native bf16", settings={"backend": "native"}, bf16=True),
     Contender(name="triton", settings={"backend": "triton"}),
     Contender(name="triton bf16", settings={"backend": "triton"}, bf16=True),
     Contender(name="dense naive", attention="nla", write=dense_naive, every_pair=True, scores=4),

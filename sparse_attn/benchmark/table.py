@@ -102,7 +102,7 @@ def exponent_cells(record: Record) -> list[list[str]]:
     """Contender, pass, exponent, and whether it is linear, which is the bar of the sparse backends."""
 
     def judged(name: str, fit: float) -> str:
-        if name.split(" ")[0] not in ("blocked", "triton"):
+        if name.split(" ")[0] not in ("blocked", "native", "triton"):
             return ""
         return f"{'met' if fit <= LARGEST_EXPONENT else 'MISSED'}, {fit / LARGEST_EXPONENT - 1.0:+.0%}"
 

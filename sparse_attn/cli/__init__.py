@@ -11,6 +11,7 @@ import typer
 from sparse_attn.cli import (
     attentions,
     bench,
+    build_native,
     data,
     demo,
     evaluate,
@@ -52,8 +53,9 @@ for module in (
     import_,
     inspect,
     export,
+    build_native,
 ):
-    app.command(module.__name__.rpartition(".")[2].rstrip("_"))(module.command)
+    app.command(module.__name__.rpartition(".")[2].rstrip("_").replace("_", "-"))(module.command)
 app.add_typer(data.app, name="data")
 
 

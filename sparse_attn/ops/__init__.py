@@ -1,6 +1,7 @@
 """Pure tensor functions without parameters: hashing, grouping, attending, merging, and their slow twins."""
 
 from sparse_attn.ops.backends import flop_formulas
+from sparse_attn.ops.backends.native_build import build_native
 from sparse_attn.ops.bucket_attention import attend
 from sparse_attn.ops.counter_random import random_bits, random_normal, random_order
 from sparse_attn.ops.grouping import Boundary, Buckets, Groups, KeyLists
@@ -15,6 +16,7 @@ __all__ = [
     "KeyLists",
     "attend",
     "bucket_count",
+    "build_native",
     "flop_formulas",
     "hash_codes",
     "merge_rounds",

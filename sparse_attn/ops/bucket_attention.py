@@ -18,7 +18,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, groups: Groups, *, backend: str = "a
         k: (B, N, D) keys.
         v: (B, N, C) values.
         groups: who may attend to whom.
-        backend: `auto`, `blocked` or `eager`, see `sparse_attn.ops.backends`.
+        backend: `auto`, `blocked`, `native`, `triton` or `eager`, see `sparse_attn.ops.backends`.
 
     Returns:
         (B, N, C), of the values' dtype.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sparse_attn.ops.backends import native
 from sparse_attn.ops.grouping import at_least, at_most, is_symbolic, stable_order
 
 MAX_BUCKETS = 128
@@ -22,7 +23,7 @@ def bucket_count(tokens: int, bucket_size: int) -> int:
     return at_least(2, at_most(MAX_BUCKETS, even))
 
 
-def hash_codes(x: Tensor, rotations: Tensor) -> Tensor:
+def hash_codes(x: Tensor, rotations: Tensor, *, backend: str = "auto") -> Tensor:
     """The bucket of every token in every round.
 
     Runs in float32 (float64 for float64 tokens) also under autocast: in bf16 one code in fifty is an exact tie.
@@ -30,6 +31,7 @@ def hash_codes(x: Tensor, rotations: Tensor) -> Tensor:
     Args:
         x: (B, N, D) tokens.
         rotations: (D, R, m // 2) Gaussian matrices, one a round.
+        backend: `native` and, where that is built, `auto` look for the largest entries in C++; the codes are the same.
 
     Returns:
         (B, R, N) int64 codes in [0, m); ties go to the lowest index.
@@ -40,12 +42,14 @@ def hash_codes(x: Tensor, rotations: Tensor) -> Tensor:
         together = 1
         if not is_symbolic(x.shape[1]):
             together = max(1, _PROJECTIONS // (x.shape[0] * x.shape[1] * rotations.shape[2]))
-        return torch.cat([_nearest(x, some) for some in rotations.split(together, dim=1)], dim=1)
+        return torch.cat([_nearest(x, some, backend) for some in rotations.split(together, dim=1)], dim=1)
 
 
-def _nearest(x: Tensor, rotations: Tensor) -> Tensor:
+def _nearest(x: Tensor, rotations: Tensor, backend: str) -> Tensor:
     """(B, N, D) tokens and (D, R, m // 2) rotations -> (B, R, N) indices of the largest of [x R, -x R]."""
     rotated = torch.einsum("bnd,drf->bnrf", x, rotations)
+    if native.helps(backend, rotated):
+        return native.nearest_vertices(rotated)
     (most, above), (least, below) = rotated.max(dim=-1), rotated.min(dim=-1)
     # Where both ends are equally far out the first index wins, and a NaN is an end.
     return torch.where(most < -least, below + rotated.shape[-1], above).transpose(1, 2)

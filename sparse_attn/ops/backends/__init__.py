@@ -1,8 +1,8 @@
 """Backends of `attend`: each computes the same function; `auto` picks the fastest one that can.
 
 The ladder of `auto`: a graph that is being exported takes `eager`, so that it needs no operator of this package; CUDA
-tensors take `triton`, CPU tensors `blocked`; what these cannot compute takes `eager`. Each choice is logged once, at
-level INFO, by the logger `sparse_attn`.
+tensors take `triton`, CPU tensors `native` where it has been built, else `blocked`; what these cannot compute takes
+`eager`. Each choice is logged once, at level INFO, by the logger `sparse_attn`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from sparse_attn.errors import unknown_name
-from sparse_attn.ops.backends import blocked, eager, symbolic, triton_op
+from sparse_attn.ops.backends import blocked, eager, native, symbolic, triton_op
 from sparse_attn.ops.grouping import Buckets, Groups, is_exporting, is_symbolic
 
-BACKENDS = ("auto", "blocked", "eager", "triton")
-_FUSED = {"blocked": blocked, "triton": triton_op}
+BACKENDS = ("auto", "blocked", "eager", "native", "triton")
+_FUSED = {"blocked": blocked, "native": native, "triton": triton_op}
 _log = logging.getLogger("sparse_attn")
 
 
@@ -40,33 +40,46 @@ def flop_formulas() -> dict[Any, Callable[..., int]]:
     """For `torch.utils.flop_counter`, which cannot look into this package's own operators: what they cost."""
     return {
         torch.ops.sparse_attn.blocked_forward: blocked.forward_flops,
+        torch.ops.sparse_attn.native_forward: native.forward_flops,
         torch.ops.sparse_attn.triton_forward: triton_op.forward_flops,
     }
+
+
+def _candidates(backend: str, device: str) -> tuple[str, ...]:
+    """What is tried, in turn, before `eager`."""
+    if backend == "auto":
+        return ("triton",) if device == "cuda" else ("native", "blocked")
+    return ("native", "blocked") if backend == "native" else (backend,)
 
 
 def choose(q: Tensor, k: Tensor, v: Tensor, groups: Groups, backend: str) -> tuple[str, str | None]:
     """The backend that will compute this, and why it is not the one that was asked for or that `auto` would prefer."""
     if backend == "eager":
         return "eager", None
-    wanted = backend
-    if backend == "auto":
-        if is_exporting():
-            return "eager", "the graph is being exported"
-        wanted = "triton" if q.device.type == "cuda" else "blocked"
-    reason = _FUSED[wanted].why_not(q, k, v, groups)
-    return (wanted, None) if reason is None else ("eager", reason)
+    if backend == "auto" and is_exporting():
+        return "eager", "the graph is being exported"
+    first: str | None = None
+    for name in _candidates(backend, q.device.type):
+        if name == "native":
+            reason = native.why_not(q, k, v, groups, build=backend == "native")
+        else:
+            reason = _FUSED[name].why_not(q, k, v, groups)
+        if reason is None:
+            return name, first
+        first = first or (f"not {name}: {reason}" if backend == "auto" else reason)
+    return "eager", first
 
 
 @functools.cache
 def _log_once(backend: str, device: str, dtype: torch.dtype, reason: str | None) -> None:
-    _log.info("attention on %s, %s values: backend %s%s", device, dtype, backend, f", as {reason}" if reason else "")
+    _log.info("attention on %s, %s values: backend %s%s", device, dtype, backend, f", {reason}" if reason else "")
 
 
 def run(q: Tensor, k: Tensor, v: Tensor, groups: Groups, backend: str) -> Tensor:
-    """`attend` by a backend of this name; one that cannot falls back to `eager` and warns."""
+    """`attend` by a backend of this name; one that cannot falls back to another and warns."""
     chosen, reason = choose(q, k, v, groups, check_backend(backend))
     if reason is not None and backend != "auto":
-        warnings.warn(f"backend {backend!r} falls back to 'eager': {reason}", stacklevel=2)
+        warnings.warn(f"backend {backend!r} falls back to {chosen!r}: {reason}", stacklevel=2)
     if not torch.compiler.is_compiling():
         _log_once(chosen, q.device.type, v.dtype, reason)
     if not isinstance(groups, Buckets):
