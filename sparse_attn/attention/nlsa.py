@@ -142,7 +142,8 @@ class NonLocalSparseAttention(Attention2d):
             return unsorted
         half = bucket_count(tokens, self.bucket_size) // 2
         codes = self.codes(queries, self.rotations(queries.shape[2], half, queries))
-        return Buckets(sort_by_code(codes), self.bucket_size, self.neighbors, self.boundary)
+        order = sort_by_code(codes, backend=cast(str, self.backend))
+        return Buckets(order, self.bucket_size, self.neighbors, self.boundary)
 
 
 @contextmanager

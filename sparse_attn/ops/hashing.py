@@ -23,7 +23,7 @@ def bucket_count(tokens: int, bucket_size: int) -> int:
     return at_least(2, at_most(MAX_BUCKETS, even))
 
 
-def hash_codes(x: Tensor, rotations: Tensor, *, backend: str = "auto") -> Tensor:
+def hash_codes(x: Tensor, rotations: Tensor, *, backend: str = "eager") -> Tensor:
     """The bucket of every token in every round.
 
     Runs in float32 (float64 for float64 tokens) also under autocast: in bf16 one code in fifty is an exact tie.
@@ -55,6 +55,13 @@ def _nearest(x: Tensor, rotations: Tensor, backend: str) -> Tensor:
     return torch.where(most < -least, below + rotated.shape[-1], above).transpose(1, 2)
 
 
-def sort_by_code(codes: Tensor) -> Tensor:
-    """(B, R, N) codes -> (B, R, N) tokens in order of code; equal codes keep the order of place (stable)."""
+def sort_by_code(codes: Tensor, *, backend: str = "eager") -> Tensor:
+    """(B, R, N) codes -> (B, R, N) tokens in order of code; equal codes keep the order of place (stable).
+
+    Args:
+        codes: of `hash_codes`.
+        backend: `native` and, where that is built, `auto` count them in C++.
+    """
+    if native.helps(backend, codes):
+        return native.stable_order(codes)
     return stable_order(codes)

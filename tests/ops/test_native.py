@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 import sparse_attn
 from sparse_attn.errors import BuildError
-from sparse_attn.ops import Buckets, KeyLists, attend, hash_codes, reference
+from sparse_attn.ops import Buckets, KeyLists, attend, hash_codes, reference, sort_by_code
 from sparse_attn.ops.backends import _log_once, choose, native, native_build
 from tests.attention.support import assert_close
 from tests.tolerances import RELATIVE
@@ -206,6 +206,16 @@ def test_codes_are_those_of_plain_operations_to_the_bit(built: Path) -> None:
         flat = x[:, :, 0]
         rotations = eye.unsqueeze(1)
         assert torch.equal(hash_codes(flat, rotations, backend="native"), hash_codes(flat, rotations, backend="eager"))
+
+
+def test_orders_are_those_of_a_stable_sort(built: Path) -> None:
+    for shape in ((1, 4, 1000), (2, 3, 7), (1, 1, 1)):
+        for different in (1, 2, 70, 128):
+            codes = torch.randint(different, shape)
+            assert torch.equal(native.stable_order(codes), codes.sort(dim=-1, stable=True).indices)
+            assert torch.equal(sort_by_code(codes, backend="native"), sort_by_code(codes, backend="eager"))
+    with pytest.raises(RuntimeError, match=r"expected codes in .* got -1 to 3"):
+        native.stable_order(torch.tensor([3, -1]))
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.3])

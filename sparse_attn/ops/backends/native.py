@@ -1,6 +1,6 @@
 """The CPU backend in C++, for sparse buckets: a chunk's gathering, products, powers and sums in one go.
 
-It is compiled where it runs, see `native_build`. It computes as `blocked` does, and leaves dense attention to it. Two
+It is compiled where it runs, see `native_build`. It computes as `blocked` does, and leaves dense attention to it. Three
 steps around the attention come with it, which give to the bit what plain operations give.
 """
 
@@ -17,7 +17,7 @@ from sparse_attn.ops.backends.blocked_shift import LOG2_E, choose_shift
 from sparse_attn.ops.backends.recomputed import forward_flops
 from sparse_attn.ops.grouping import Buckets, Groups
 
-__all__ = ["add_tokens", "attend_buckets", "forward_flops", "helps", "nearest_vertices", "why_not"]
+__all__ = ["add_tokens", "attend_buckets", "forward_flops", "helps", "nearest_vertices", "stable_order", "why_not"]
 
 _DTYPES = (torch.float32, torch.bfloat16)
 
@@ -108,7 +108,7 @@ def helps(backend: str, *tensors: Tensor) -> bool:
     """Whether the steps below can take these tensors: they are plain calls, and no part of a compiled graph."""
     if backend not in ("auto", "native") or torch.compiler.is_compiling():
         return False
-    fit = all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+    fit = all(x.device.type == "cpu" and x.dtype in (torch.float32, torch.int64) for x in tensors)
     return fit and native_build.missing(backend == "native") is None
 
 
@@ -125,6 +125,19 @@ def nearest_vertices(rotated: Tensor) -> Tensor:
 def _(rotated: Tensor) -> Tensor:
     batch, tokens, rounds, _ = rotated.shape
     return rotated.new_empty((batch, rounds, tokens), dtype=torch.int64)
+
+
+@torch.library.custom_op("sparse_attn::stable_order", mutates_args=())
+def stable_order(codes: Tensor) -> Tensor:
+    """(..., N) int64 in [0, 2^20) -> (..., N) int64, places in order of code; equal codes in order of place."""
+    orders = torch.empty_like(codes, memory_format=torch.contiguous_format)
+    torch.ops.sparse_attn_native.order(codes.contiguous(), orders)
+    return orders
+
+
+@stable_order.register_fake
+def _(codes: Tensor) -> Tensor:
+    return torch.empty_like(codes, memory_format=torch.contiguous_format)
 
 
 @torch.library.custom_op("sparse_attn::add_tokens", mutates_args=())

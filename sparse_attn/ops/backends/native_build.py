@@ -22,8 +22,8 @@ SOURCES = Path(__file__).with_name("cpp")
 COMPILERS = ("c++", "g++", "clang++")
 _FLAGS = [
     *("-std=c++20", "-O3", "-fPIC", "-shared", "-fopenmp", "-DAT_PARALLEL_OPENMP=1"),
-    # What oneDNN's float32 products need as well.
-    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"),
+    # What oneDNN's products need as well; those of bf16 are for processors that multiply in it, see `product_dtype`.
+    *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mavx512bf16", "-mprefer-vector-width=512"),
     # Scores are rounded before something is subtracted from them, in both passes alike.
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
 ]

@@ -1,4 +1,4 @@
-// What surrounds the attention: hash codes from projections, and tokens added to a map.
+// What surrounds the attention: hash codes from projections, tokens in their order, and tokens added to a map.
 
 #pragma once
 
@@ -41,6 +41,23 @@ inline void nearest_vertices(const float* rotated, int64_t batch, int64_t tokens
       for (int64_t round = 0; round < rounds; ++round)
         codes[(i / tokens * rounds + round) * tokens + i % tokens] =
             nearest_vertex(rotated + (i * rounds + round) * half, half);
+  });
+}
+
+// Tokens in order of their codes, (rows, N) each, those with equal codes in order of place: codes are counted.
+inline void stable_orders(const int64_t* codes, int64_t rows, int64_t tokens, int64_t* orders) {
+  constexpr int64_t kMost = int64_t{1} << 20;
+  at::parallel_for(0, rows, 1, [&](int64_t begin, int64_t end) {
+    std::vector<int64_t> next;
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t* code = codes + row * tokens;
+      const auto [least, most] = std::minmax_element(code, code + tokens);
+      TORCH_CHECK(*least >= 0 && *most < kMost, "expected codes in [0, ", kMost, "), got ", *least, " to ", *most);
+      next.assign(*most + 2, 0);
+      for (int64_t i = 0; i < tokens; ++i) ++next[code[i] + 1];
+      for (int64_t c = 0; c <= *most; ++c) next[c + 1] += next[c];
+      for (int64_t i = 0; i < tokens; ++i) orders[row * tokens + next[code[i]]++] = i;
+    }
   });
 }
 

@@ -131,15 +131,6 @@ inline __m512 powers_of_two(__m512 x) {
   return _mm512_maskz_scalef_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(-126.0f), _CMP_NLT_UQ), p, whole);
 }
 
-// To the nearest of bf16, ties to even; what is not a number stays that.
-inline __m256i to_bf16(__m512 x) {
-  const __m512i bits = _mm512_castps_si512(x);
-  const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
-  const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
-  const __mmask16 bad = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, bad, _mm512_set1_epi32(0x7fc00000)), 16));
-}
-
 // Which of 16 numbers are among the first `count`, from `start` on.
 inline __mmask16 among(int64_t start, int64_t count) {
   const int64_t left = count - start;
@@ -151,7 +142,7 @@ inline void store(T* to, __mmask16 mask, __m512 x) {
   if constexpr (kPair<T> == 1)
     _mm512_mask_storeu_ps(to, mask, x);
   else
-    _mm256_mask_storeu_epi16(to, mask, to_bf16(x));
+    _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(x));
 }
 
 // (rows, columns) -> (columns, rows), of any units.

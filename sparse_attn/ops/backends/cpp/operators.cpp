@@ -83,6 +83,12 @@ void nearest(const Tensor& rotated, Tensor& codes) {
                    codes.data_ptr<int64_t>());
 }
 
+// The orders (..., N) of codes (..., N).
+void order(const Tensor& codes, Tensor& orders) {
+  const int64_t tokens = codes.size(-1);
+  stable_orders(codes.const_data_ptr<int64_t>(), codes.numel() / tokens, tokens, orders.data_ptr<int64_t>());
+}
+
 // x (B, C, ...) and tokens (B, N, C) added into `out`, of the shape of x.
 void add(const Tensor& x, const Tensor& tokens, double scale, Tensor& out) {
   add_tokens(x.const_data_ptr<float>(), tokens.const_data_ptr<float>(), static_cast<float>(scale), tokens.size(0),
@@ -94,6 +100,7 @@ void add(const Tensor& x, const Tensor& tokens, double scale, Tensor& out) {
 
 TORCH_LIBRARY(sparse_attn_native, library) {
   library.def("nearest(Tensor rotated, Tensor(a!) codes) -> ()", sparse_attn::nearest);
+  library.def("order(Tensor codes, Tensor(a!) orders) -> ()", sparse_attn::order);
   library.def("add(Tensor x, Tensor tokens, float scale, Tensor(a!) out) -> ()", sparse_attn::add);
   library.def(
       "forward(Tensor q, Tensor k, Tensor v, Tensor order, int size, int neighbors, bool repeat, Tensor? shift, "
