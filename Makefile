@@ -28,6 +28,7 @@ demo: $(INSTALLED)
 lint: $(INSTALLED)
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
+	@$(BIN)/clang-format --dry-run --Werror sparse_attn/ops/backends/cpp/*
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
 

@@ -54,11 +54,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1
 def section(record: Record, stem: str, plots: Path) -> str:
     """One run: its machine, its plots, its bars, and a table for each case."""
     setup = record.setup
-    parts = [f"## {_TITLES.get(setup.suite, setup.suite)}, {setup.kind.upper()}", f"{machine_line(record)}."]
+    title = f"## {_TITLES.get(setup.suite, setup.suite)}, {setup.kind.upper()}"
+    # A record beside the one of its suite says in its name what it is.
+    special = stem.removeprefix(f"{setup.kind}-{setup.suite}").strip("-")
+    parts = [f"{title}, {special}" if special and special != stem else title, f"{machine_line(record)}."]
     if record.command:
         parts.append(f"```sh\n{record.command}\n```")
     for kind, caption in _CAPTIONS.items():
-        name = f"{setup.kind}-{setup.suite}-{kind}.svg"
+        name = f"{stem}-{kind}.svg"
         if (plots / name).is_file():
             parts.append(f"![{caption}](assets/benchmarks/{name})")
     if record.bars:

@@ -142,7 +142,8 @@ def _(codes: Tensor) -> Tensor:
 
 @torch.library.custom_op("sparse_attn::add_tokens", mutates_args=())
 def add_tokens(x: Tensor, tokens: Tensor, scale: float) -> Tensor:
-    """The sum x + scale * tokens, for a contiguous (B, C, H, W) and (B, H * W, C), in one pass through both layouts."""
+    """The sum x + scale * tokens, for (B, C, H, W) and (B, H * W, C), in one pass through both layouts."""
+    x = x.contiguous()
     out = torch.empty_like(x)
     torch.ops.sparse_attn_native.add(x, tokens.contiguous(), scale, out)
     return out
@@ -150,7 +151,7 @@ def add_tokens(x: Tensor, tokens: Tensor, scale: float) -> Tensor:
 
 @add_tokens.register_fake
 def _(x: Tensor, _tokens: Tensor, _scale: float) -> Tensor:
-    return torch.empty_like(x)
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:

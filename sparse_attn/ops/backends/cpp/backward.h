@@ -96,8 +96,7 @@ struct Backward {
     }
     for (int64_t i = 0; i < real; ++i) {
       float* into = dq + (first + s.rows[i]) * plan.width;
-      for (int64_t c = 0; c < plan.width; ++c)
-        into[c] = s.dq[c * sizes.rows + i] + (round == 0 ? 0.0f : into[c]);
+      for (int64_t c = 0; c < plan.width; ++c) into[c] = s.dq[c * sizes.rows + i] + (round == 0 ? 0.0f : into[c]);
     }
   }
 

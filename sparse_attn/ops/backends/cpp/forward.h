@@ -114,8 +114,7 @@ struct Forward {
   }
 
   // Scores to powers, and their sums.
-  void raise(Scratch& s, int64_t image, int64_t row, int64_t real, int64_t rows, int64_t keys,
-             int64_t columns) const {
+  void raise(Scratch& s, int64_t image, int64_t row, int64_t real, int64_t rows, int64_t keys, int64_t columns) const {
     const __m512 log2_e = _mm512_set1_ps(kLog2E);
     for (int64_t i = 0; i < real; ++i) {
       const float* scores = s.scores + i * columns;
@@ -132,8 +131,7 @@ struct Forward {
       s.total[row + i] += _mm512_reduce_add_ps(sum);
       s.ahead.step();
     }
-    if (real < rows)
-      std::memset(static_cast<void*>(s.powers + real * columns), 0, (rows - real) * columns * sizeof(T));
+    if (real < rows) std::memset(static_cast<void*>(s.powers + real * columns), 0, (rows - real) * columns * sizeof(T));
   }
 
   // Adds what a chunk found to its tokens; after the last round, divides by the sums.

@@ -37,8 +37,8 @@ void forward(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& or
   const Plan plan(q, v, order, size, neighbors, repeat);
   by_dtype(q, [&](auto zero) {
     using T = decltype(zero);
-    Forward<T>{plan, Sizes<T>(plan), q.const_data_ptr<T>(), k.const_data_ptr<T>(), v.const_data_ptr<T>(),
-               pointer(shift), nullptr, sum.data_ptr<float>(), log_sum.data_ptr<float>(), out.data_ptr<T>()}
+    Forward<T>{plan,           Sizes<T>(plan), q.const_data_ptr<T>(), k.const_data_ptr<T>(),     v.const_data_ptr<T>(),
+               pointer(shift), nullptr,        sum.data_ptr<float>(), log_sum.data_ptr<float>(), out.data_ptr<T>()}
         .run();
   });
 }
@@ -49,8 +49,9 @@ void largest_scores(const Tensor& q, const Tensor& k, const Tensor& order, int64
   const Plan plan(q, k, order, size, neighbors, repeat);
   by_dtype(q, [&](auto zero) {
     using T = decltype(zero);
-    Forward<T>{plan, Sizes<T>(plan), q.const_data_ptr<T>(), k.const_data_ptr<T>(), nullptr,
-               nullptr, largest.data_ptr<float>(), nullptr, nullptr, nullptr}
+    Forward<T>{plan,    Sizes<T>(plan), q.const_data_ptr<T>(),     k.const_data_ptr<T>(),
+               nullptr, nullptr,        largest.data_ptr<float>(), nullptr,
+               nullptr, nullptr}
         .run();
   });
 }
