@@ -30,7 +30,7 @@ def _shift(q: Tensor, k: Tensor, order: Tensor, size: int, neighbors: int, repea
     shift = q.new_zeros(q.shape[:2], dtype=torch.float32)
     for into, (one, too_small) in zip(shift, shifts, strict=True):
         if one is not None:
-            # A bound would do where the own score does not, but not be found by rounding as the scores are.
+            # Minus infinity stands for the largest score, which is looked for below.
             into.copy_(one.squeeze(-1)) if not too_small else into.fill_(-math.inf)
     if any(too_small for _, too_small in shifts):
         largest = torch.full_like(shift, -math.inf)
